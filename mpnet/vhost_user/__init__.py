@@ -1,0 +1,1 @@
+"""vhost-user: messages and both ends as state machines, with no socket inside."""
