@@ -1,0 +1,64 @@
+"""The one decorator of compiled code, and where its machine code is kept between runs."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba.core import config as numba_config
+
+JIT = os.environ.get("MPNET_JIT", "1") != "0"
+"""Whether the data path is compiled; ``MPNET_JIT=0`` in the environment leaves it to the interpreter."""
+
+_PACKAGE = Path(__file__).parent.parent
+_HOT_FOLDERS = ("jit", "virtio", "segment", "workers", "guest")
+_STALE_SECONDS = 30 * 24 * 3600
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _sources_digest() -> str:
+    """Hash of all sources that compiled code can come from.
+
+    Numba's cache looks at the time stamp of the file that holds the function, and never at the files of what
+    that function calls: without this key a change in an accessor would leave stale callers behind.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for folder in _HOT_FOLDERS:
+        for path in sorted((_PACKAGE / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_directory() -> Path:
+    """The folder of machine code for exactly these sources, below ``XDG_CACHE_HOME``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "mpnet" / "numba" / _sources_digest()
+
+
+def prune_cache() -> None:
+    """Remove machine code of other versions that nobody has loaded for thirty days."""
+    current = cache_directory()
+    current.mkdir(parents=True, exist_ok=True)
+    os.utime(current)
+    for folder in current.parent.iterdir():
+        if folder != current and time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+            rmtree(folder, ignore_errors=True)
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function of integers, records and arrays; without the GIL, cached on disk."""
+    if not JIT:
+        return function
+    njit: Any = numba.njit  # its dispatcher is called as the function is
+    jitted: Function = njit(nogil=True, cache=True, error_model="numpy")(function)
+    return jitted
+
+
+if JIT and "NUMBA_CACHE_DIR" not in os.environ:
+    setattr(numba_config, "CACHE_DIR", str(cache_directory()))  # noqa: B010 - set at run time, unknown to mypy

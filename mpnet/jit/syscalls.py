@@ -1,0 +1,85 @@
+"""System calls of the data path; each returns its result, or ``-errno``.
+
+Compiled, they resolve by name in the C library, which survives the on-disk cache (an address would not).
+Every pointer argument is an integer address; the caller answers for the memory behind it.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+
+from mpnet.jit.compile import JIT, compiled
+from mpnet.jit.memory import load_i64, load_u32
+
+_C_TYPES: dict[str, Any] = {"i": ctypes.c_int, "l": ctypes.c_long}
+_NUMBA_TYPES: dict[str, Any] = {"i": types.int32, "l": types.int64}
+
+
+def _external(name: str, result: str, arguments: str) -> Callable[..., int]:
+    """The C library's function: ``i`` is an int, ``l`` a long or a pointer."""
+    if JIT:
+        signature = _NUMBA_TYPES[result](*(_NUMBA_TYPES[code] for code in arguments))
+        function: Callable[..., int] = types.ExternalFunction(name, signature)
+        return function
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function.restype = _C_TYPES[result]  # type: ignore[attr-defined]  # a ctypes function, seen as a callable
+    function.argtypes = [_C_TYPES[code] for code in arguments]  # type: ignore[attr-defined]  # likewise
+    return function
+
+
+_errno_location = _external("__errno_location", "l", "")
+_readv = _external("readv", "l", "ili")
+_writev = _external("writev", "l", "ili")
+_read = _external("read", "l", "ill")
+_write = _external("write", "l", "ill")
+_epoll_wait = _external("epoll_wait", "i", "ilii")
+_clock_gettime = _external("clock_gettime", "i", "il")
+
+if JIT:
+
+    @compiled
+    def _result(value: int) -> int:
+        return value if value >= 0 else -load_u32(_errno_location())
+else:
+
+    def _result(value: int) -> int:
+        return value if value >= 0 else -ctypes.get_errno()
+
+
+@compiled
+def readv(fd: int, iovecs: int, count: int) -> int:
+    """readv(2) into ``count`` iovecs (16 bytes each) at address ``iovecs``."""
+    return _result(_readv(fd, iovecs, count))
+
+
+@compiled
+def writev(fd: int, iovecs: int, count: int) -> int:
+    """writev(2) from ``count`` iovecs (16 bytes each) at address ``iovecs``."""
+    return _result(_writev(fd, iovecs, count))
+
+
+@compiled
+def read(fd: int, address: int, size: int) -> int:
+    """read(2) of ``size`` bytes."""
+    return _result(_read(fd, address, size))
+
+
+@compiled
+def write(fd: int, address: int, size: int) -> int:
+    """write(2) of ``size`` bytes."""
+    return _result(_write(fd, address, size))
+
+
+@compiled
+def epoll_wait(epoll_fd: int, events: int, most: int, timeout_ms: int) -> int:
+    """epoll_wait(2); ``events`` has room for ``most`` entries of ``EPOLL_EVENT_BYTES``."""
+    return _result(_epoll_wait(epoll_fd, events, most, timeout_ms))
+
+
+@compiled
+def clock_ns(clock: int, timespec: int) -> int:
+    """clock_gettime(2) in nanoseconds; ``timespec`` is the address of 16 bytes of scratch."""
+    _clock_gettime(clock, timespec)
+    return load_i64(timespec) * 1_000_000_000 + load_i64(timespec + 8)

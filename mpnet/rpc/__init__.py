@@ -1,0 +1,1 @@
+"""Messages between processes: msgpack over Unix sockets, with file descriptors beside them."""

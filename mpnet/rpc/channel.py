@@ -1,0 +1,70 @@
+"""A socket that carries typed messages and file descriptors between control and a worker."""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import msgspec
+
+MAX_MESSAGE_BYTES = 128 * 1024
+MAX_FDS = 253
+"""SCM_MAX_FD of Linux."""
+
+
+class ChannelClosedError(Exception):
+    """The other end is gone."""
+
+
+class Channel:
+    """One end of a ``SOCK_SEQPACKET`` pair: a message a packet, its file descriptors with it.
+
+    Args:
+        sock: the connected socket; the channel owns it from here on.
+        accepted: the ``msgspec.Struct`` types that may arrive, tagged; anything else is an error.
+    """
+
+    def __init__(self, sock: socket.socket, accepted: Any) -> None:
+        self.sock = sock
+        self._accepted = accepted
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, for a selector."""
+        return self.sock.fileno()
+
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Send one message; the receiver gets duplicates of ``fds``.
+
+        Raises:
+            ChannelClosedError: the other end is gone.
+        """
+        data = msgpack.packb(msgspec.to_builtins(message))
+        try:
+            socket.send_fds(self.sock, [data], list(fds))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ChannelClosedError from error
+
+    def receive(self) -> tuple[Any, list[int]]:
+        """Take one message and the file descriptors that came with it, which the caller owns.
+
+        Raises:
+            ChannelClosedError: the other end is gone.
+            BlockingIOError: nothing is there and the socket does not block.
+        """
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE_BYTES, MAX_FDS)
+        except ConnectionResetError as error:
+            raise ChannelClosedError from error
+        if not data:
+            raise ChannelClosedError
+        try:
+            return msgspec.convert(msgpack.unpackb(data), self._accepted), fds
+        except msgspec.ValidationError:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Close this end."""
+        self.sock.close()

@@ -1,0 +1,102 @@
+"""What control tells a worker, and what the worker says.
+
+Control sends one request at a time and gets exactly one ``Done`` or ``Failed`` for it. ``RingBroken`` and
+``ControlCommand`` come unasked. A request carries the whole of what it sets, not a change: the same message
+starts a ring, restarts it in a replacement and moves it to another worker.
+"""
+
+import msgspec
+
+
+class Region(msgspec.Struct):
+    """A piece of guest memory (vhost-user memory region description)."""
+
+    guest_address: int
+    size: int
+    user_address: int
+    offset: int
+
+
+class SetMemory(msgspec.Struct, tag=True):
+    """The whole memory table; one fd a region, in order. What is mapped already stays mapped."""
+
+    regions: list[Region]
+
+
+class AttachPair(msgspec.Struct, tag=True):
+    """Serve a queue pair from now on; its fd is the TAP queue."""
+
+    pair: int
+
+
+class DetachPair(msgspec.Struct, tag=True):
+    """Finish the burst, forget the pair's rings and close its fds."""
+
+    pair: int
+
+
+class SetRing(msgspec.Struct, tag=True):
+    """Start a ring, or change a started one.
+
+    The fds are kick, call and err, in this order, as far as ``kick``, ``call`` and ``err`` say that they are
+    there. Addresses are the front-end's user addresses; ``guest_addresses`` says that they are guest addresses.
+    ``base`` is where to begin; without it the ring goes on from its state in shared memory.
+    """
+
+    index: int
+    size: int
+    descriptor_address: int
+    avail_address: int
+    used_address: int
+    features: int
+    enabled: bool
+    kick: bool
+    call: bool
+    err: bool
+    base: int | None = None
+
+
+class StopRing(msgspec.Struct, tag=True):
+    """Finish the burst and stop; ``Done.value`` is the index of the next avail entry (GET_VRING_BASE)."""
+
+    index: int
+
+
+class CompleteCommand(msgspec.Struct, tag=True):
+    """The answer to a ``ControlCommand``: its ack byte (VIRTIO 5.1.6.5)."""
+
+    ack: int
+
+
+class Shutdown(msgspec.Struct, tag=True):
+    """Finish bursts and exit with status 0."""
+
+
+class Done(msgspec.Struct, tag=True):
+    """The request is carried out."""
+
+    value: int = 0
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The request could not be carried out; nothing has changed."""
+
+    problem: str
+    remedy: str = ""
+
+
+class RingBroken(msgspec.Struct, tag=True):
+    """The guest broke a ring: ``fault`` is a ``layout.Fault``."""
+
+    index: int
+    fault: int
+
+
+class ControlCommand(msgspec.Struct, tag=True):
+    """A command the driver placed in the control queue, header included; no other comes before its answer."""
+
+    data: bytes
+
+
+Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | Shutdown
+Report = Done | Failed | RingBroken | ControlCommand

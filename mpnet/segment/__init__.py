@@ -1,0 +1,1 @@
+"""The POSIX shared memory of one device: state, ring state, counters and heartbeats."""

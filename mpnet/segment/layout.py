@@ -1,0 +1,161 @@
+"""What lies where in ``/mpnet.<device>``.
+
+Control creates the segment; control, workers and any reader map it. Each field is a 64-bit integer on an 8-byte
+boundary, so no reader sees half a value, and each record fills whole cache lines, so no two writers share one.
+
+    header            written by control
+    rings[rings]      ring 2q is queue pair q's rx, 2q+1 its tx, the last the control queue; written by the
+                      one worker that serves the pair
+    workers[pairs]    written by that worker, but for the restart counts, which are control's
+    spills[pairs]     room for one rx frame each: what did not fit into the guest's buffers yet
+
+A ring's ``avail_index`` and ``used_index`` are the worker's place in it. They are stored after a burst's used
+elements and before the guest sees the used index, so a worker that takes over publishes ``used_index`` again and
+goes on: nothing is returned twice and nothing is forgotten, wherever the previous worker died.
+"""
+
+import enum
+from typing import Any
+
+import numpy as np
+
+MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
+VERSION = 1
+MAX_QUEUE_PAIRS = 64
+CACHE_LINE = 64
+NAME_BYTES = 64
+SPILL_BYTES = 80 * 1024
+"""A whole frame of the TAP: 64 KiB of GSO payload, its headers and the virtio-net header, in whole pages."""
+
+
+class RingState(enum.IntEnum):
+    """What a ring is doing."""
+
+    STOPPED = 0
+    DISABLED = 1
+    RUNNING = 2
+    BROKEN = 3
+
+
+class DropReason(enum.IntEnum):
+    """Why a frame was not delivered; a label of ``mpnet_queue_{rx,tx}_drops_total``."""
+
+    SHORT_CHAIN = 0
+    BAD_HEADER = 1
+    TOO_LONG = 2
+    TAP_ERROR = 3
+    TAP_DOWN = 4
+    DISABLED = 5
+    BROKEN = 6
+
+
+class Fault(enum.IntEnum):
+    """How a guest broke its ring; the ring stands still until the guest resets it."""
+
+    NONE = 0
+    AVAIL_INDEX = 1
+    HEAD_RANGE = 2
+    NEXT_RANGE = 3
+    CHAIN_LOOP = 4
+    CHAIN_LENGTH = 5
+    ZERO_LENGTH = 6
+    DIRECTION = 7
+    ADDRESS_RANGE = 8
+    INDIRECT_NESTED = 9
+    INDIRECT_WITH_NEXT = 10
+    INDIRECT_LENGTH = 11
+    INDIRECT_NOT_NEGOTIATED = 12
+    TOO_MANY_SEGMENTS = 13
+    MEMORY_LOST = 14
+    RING_ADDRESS = 15
+
+
+class RestartReason(enum.IntEnum):
+    """Why control replaced a worker; a label of ``mpnet_worker_restarts_total``."""
+
+    EXITED = 0
+    KILLED = 1
+    HUNG = 2
+
+
+BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+"""Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
+
+_HEADER_FIELDS = [
+    ("magic", "i8"),
+    ("version", "i8"),
+    ("queue_pairs", "i8"),
+    ("control_pid", "i8"),
+    ("control_start_ns", "i8"),
+    ("created_ns", "i8"),
+    ("name", f"S{NAME_BYTES}"),
+    ("features", "u8"),
+    ("offered_features", "u8"),
+    ("status", "i8"),
+    ("enabled_pairs", "i8"),
+    ("workers", "i8"),
+    ("connections", "i8"),
+]
+_RING_FIELDS = [
+    ("state", "i8"),
+    ("fault", "i8"),
+    ("size", "i8"),
+    ("avail_index", "i8"),
+    ("used_index", "i8"),
+    ("available_entries", "i8"),
+    ("spilled", "i8"),  # bytes of the frame waiting in this pair's spill; rx rings only
+    ("packets", "i8"),
+    ("bytes", "i8"),
+    ("gso_packets", "i8"),
+    ("kicks", "i8"),
+    ("calls", "i8"),
+    ("calls_suppressed", "i8"),
+    ("faults", "i8"),
+    ("drops", "i8", (len(DropReason),)),
+]
+_WORKER_FIELDS = [
+    ("pid", "i8"),
+    ("start_ns", "i8"),  # CLOCK_REALTIME
+    ("heartbeat_ns", "i8"),  # CLOCK_MONOTONIC
+    ("first_packet_ns", "i8"),  # CLOCK_MONOTONIC
+    ("wakeups", "i8"),
+    ("bursts", "i8", (len(BURST_BUCKETS) + 1,)),
+    ("burst_packets", "i8"),
+    ("restarts", "i8", (len(RestartReason),)),
+]
+
+
+def _padded(fields: list[Any]) -> np.dtype[Any]:
+    gap = -np.dtype(fields).itemsize % CACHE_LINE // 8
+    return np.dtype([*fields, ("padding", "i8", (gap,))]) if gap else np.dtype(fields)
+
+
+HEADER = _padded(_HEADER_FIELDS)
+RING = _padded(_RING_FIELDS)
+WORKER = _padded(_WORKER_FIELDS)
+
+
+def ring_count(queue_pairs: int) -> int:
+    """Rings of a device: two per queue pair and the control queue (VIRTIO 5.1.2)."""
+    return 2 * queue_pairs + 1
+
+
+def segment_bytes(queue_pairs: int) -> int:
+    """Size of a device's segment."""
+    return spill_offset(queue_pairs, queue_pairs)
+
+
+def rings_offset() -> int:
+    """Where the ring records begin."""
+    return HEADER.itemsize
+
+
+def workers_offset(queue_pairs: int) -> int:
+    """Where the worker records begin."""
+    return rings_offset() + ring_count(queue_pairs) * RING.itemsize
+
+
+def spill_offset(queue_pairs: int, pair: int) -> int:
+    """Where the spill of a queue pair begins: on a page, so that an unused one costs no memory."""
+    end = workers_offset(queue_pairs) + queue_pairs * WORKER.itemsize
+    return -(-end // 4096) * 4096 + pair * SPILL_BYTES

@@ -1,0 +1,113 @@
+"""One device's segment, created by control and mapped by everyone else."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import posix_ipc
+
+from mpnet.errors import MpnetError
+from mpnet.segment import layout
+
+PREFIX = "mpnet."
+_SHM_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
+
+
+class Segment:
+    """A mapping of ``/mpnet.<device>``.
+
+    Attributes:
+        name: the device's name.
+        queue_pairs: how many the segment was made for.
+        address: where the mapping begins; compiled code adds offsets of ``layout`` to it.
+        header: one record of ``layout.HEADER``.
+        rings: ``layout.RING`` records, shape ``(2 * queue_pairs + 1,)``.
+        workers: ``layout.WORKER`` records, shape ``(queue_pairs,)``.
+    """
+
+    def __init__(self, name: str, memory: mmap.mmap, queue_pairs: int) -> None:
+        self.name = name
+        self.queue_pairs = queue_pairs
+        self._memory = memory
+        self.address: int = np.frombuffer(memory, np.uint8).ctypes.data
+        self.header = self._records(layout.HEADER, 1, 0)[0]
+        self.rings = self._records(layout.RING, layout.ring_count(queue_pairs), layout.rings_offset())
+        self.workers = self._records(layout.WORKER, queue_pairs, layout.workers_offset(queue_pairs))
+
+    def _records(self, dtype: np.dtype[Any], count: int, offset: int) -> Any:
+        return np.ndarray((count,), dtype, self._memory, offset).view(np.recarray)
+
+    @classmethod
+    def create(cls, name: str, queue_pairs: int) -> Self:
+        """Create the segment of a device, all zero but for its mark.
+
+        Raises:
+            MpnetError: a segment of that name exists.
+        """
+        try:
+            shm = posix_ipc.SharedMemory(
+                f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=0o600, size=layout.segment_bytes(queue_pairs)
+            )
+        except posix_ipc.ExistentialError:
+            raise MpnetError(
+                f"shared memory /{PREFIX}{name} exists already",
+                f"another mpnet serves device {name!r}; stop it or choose another id",
+            ) from None
+        try:
+            segment = cls(name, mmap.mmap(shm.fd, shm.size), queue_pairs)
+        finally:
+            os.close(shm.fd)
+        header = segment.header
+        header.version, header.queue_pairs, header.name = layout.VERSION, queue_pairs, name.encode()
+        header.control_pid = os.getpid()
+        header.magic = layout.MAGIC
+        return segment
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """Map the segment of a device that is being served.
+
+        Raises:
+            MpnetError: there is none, or it is not one of this version of mpnet.
+        """
+        try:
+            shm = posix_ipc.SharedMemory(f"/{PREFIX}{name}")
+        except posix_ipc.ExistentialError:
+            raise MpnetError(
+                f"there is no shared memory /{PREFIX}{name}", "is the device served? see 'mpnet device list'"
+            ) from None
+        try:
+            memory = mmap.mmap(shm.fd, shm.size)
+        finally:
+            os.close(shm.fd)
+        header = np.frombuffer(memory, layout.HEADER, 1)[0]
+        if (int(header["magic"]), int(header["version"])) != (layout.MAGIC, layout.VERSION):
+            raise MpnetError(
+                f"/{PREFIX}{name} has the mark {int(header['magic']):#x} version {int(header['version'])}, "
+                f"expected {layout.MAGIC:#x} version {layout.VERSION}",
+                "it was made by another version of mpnet: restart that one",
+            )
+        return cls(name, memory, int(header["queue_pairs"]))
+
+    def unlink(self) -> None:
+        """Remove the name; mappings live on until their processes end."""
+        unlink(self.name)
+
+    def spill_address(self, pair: int) -> int:
+        """Address of the spill of a queue pair: ``layout.SPILL_BYTES`` bytes."""
+        return self.address + layout.spill_offset(self.queue_pairs, pair)
+
+
+def unlink(name: str) -> None:
+    """Remove the segment of a device, if there is one."""
+    try:
+        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
+    except posix_ipc.ExistentialError:
+        return
+
+
+def names() -> list[str]:
+    """Devices that have a segment on this machine, served or left behind."""
+    return sorted(path.name.removeprefix(PREFIX) for path in _SHM_FOLDER.glob(f"{PREFIX}*"))
