@@ -1,0 +1,140 @@
+"""The guest's whole user land: busybox, the agent, traffic tools and the kernel modules they need."""
+
+import hashlib
+import lzma
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+
+from mpnet.errors import MpnetError
+from mpnet.guest import debian
+
+MODULES = ("virtio_pci", "virtio_mmio", "virtio_net", "virtio_console", "8021q", "pktgen", "tun", "bridge")
+"""Modules in the archive, with all they depend on; init.sh loads what every guest needs, tests the rest."""
+
+TOOLS = ("iperf3", "ethtool")
+"""Programs of the machine's own that go into the guest, with their shared libraries."""
+
+
+def build(kernel: debian.Kernel) -> Path:
+    """Give the archive for a kernel, built once for each content.
+
+    Returns:
+        The path of an uncompressed `newc` cpio archive in the user's cache.
+
+    Raises:
+        MpnetError: a program, module or library is missing, or the archive could not be written.
+    """
+    contents = dict(_contents(kernel))
+    digest = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    with debian.cache_lock() as cache:
+        archive = cache / f"initramfs-{digest.hexdigest()[:32]}.cpio"
+        if not archive.exists():
+            _write(archive, contents)
+    return archive
+
+
+def load_order(modules_dep: str, names: Iterable[str]) -> list[str]:
+    """Order module files so that each comes after all it depends on.
+
+    Args:
+        modules_dep: the text of modules.dep: a line `FILE: FILE ...` for each module.
+        names: modules wanted, as `lsmod` spells them; those the kernel has built in are absent from
+            modules.dep and left out.
+
+    Returns:
+        Paths relative to the folder of modules.dep, each once.
+    """
+    depends = {}
+    for line in modules_dep.splitlines():
+        file, _, rest = line.partition(":")
+        depends[file] = rest.split()
+    files = {_module_name(file): file for file in depends}
+    order: dict[str, None] = {}
+
+    def visit(file: str) -> None:
+        for needed in depends[file]:
+            if needed not in order:
+                visit(needed)
+        order[file] = None
+
+    for name in names:
+        if name in files:
+            visit(files[name])
+    return list(order)
+
+
+def _module_name(file: str) -> str:
+    return Path(file).name.split(".ko")[0].replace("-", "_")
+
+
+def _contents(kernel: debian.Kernel) -> Iterator[tuple[str, bytes]]:
+    """Give every file of the archive: its path without the leading slash, and its bytes."""
+    scripts = resources.files("mpnet.guest.linux")
+    yield "init", (scripts / "init.sh").read_bytes()
+    yield "agent.sh", (scripts / "agent.sh").read_bytes()
+    yield "bin/busybox", debian.program("busybox").read_bytes()
+    yield from _modules(kernel)
+    tools = [debian.program(tool) for tool in TOOLS]
+    for tool in tools:
+        yield f"usr/bin/{tool.name}", tool.read_bytes()
+    for library in _libraries(tools):
+        yield library.lstrip("/"), Path(library).read_bytes()
+
+
+def _modules(kernel: debian.Kernel) -> Iterator[tuple[str, bytes]]:
+    """Give MODULES, unpacked, with a modules.dep that names them alone, for busybox modprobe."""
+    modules_dep = (kernel.modules / "modules.dep").read_text()
+    files = load_order(modules_dep, MODULES)
+    root = f"lib/modules/{kernel.release}"
+    for file in files:
+        content = (kernel.modules / file).read_bytes()
+        yield f"{root}/{file.removesuffix('.xz')}", lzma.decompress(content) if file.endswith(".xz") else content
+    lines = (line for line in modules_dep.splitlines() if line.partition(":")[0] in files)
+    yield f"{root}/modules.dep", "".join(line.replace(".ko.xz", ".ko") + "\n" for line in lines).encode()
+
+
+def _libraries(programs: Sequence[Path]) -> list[str]:
+    """Name the shared libraries, the dynamic loader among them, that programs load at their start."""
+    listing = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False)
+    if listing.returncode != 0 or "not found" in listing.stdout:
+        names = " ".join(program.name for program in programs)
+        raise MpnetError(
+            f"shared libraries of {names} are missing: {(listing.stderr or listing.stdout).strip()}",
+            f"apt-get install --reinstall {names}",
+        )
+    return sorted(set(re.findall(r"(/\S+) \(0x", listing.stdout)))
+
+
+def _write(archive: Path, contents: dict[str, bytes]) -> None:
+    """Write the archive under its name only once it is complete."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=archive.parent) as temporary:
+        root = Path(temporary) / "root"
+        # The kernel opens /dev/console from its built-in archive, whose folder this must not take away.
+        for folder in ("dev", "proc", "sys"):
+            (root / folder).mkdir(parents=True)
+        for name, content in contents.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o755)
+        names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+        packed = subprocess.run(
+            [debian.program("busybox"), "cpio", "-o", "-H", "newc", "-R", "0:0"],
+            input=names.encode(),
+            cwd=root,
+            capture_output=True,
+            check=False,
+        )
+        if packed.returncode != 0:
+            raise MpnetError(f"the guest's archive could not be packed: {packed.stderr.decode().strip()}")
+        whole = Path(temporary) / "whole"
+        whole.write_bytes(packed.stdout)
+        shutil.move(whole, archive)
