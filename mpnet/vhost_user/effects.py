@@ -1,7 +1,8 @@
 """What the back-end's state machine asks its session to do; the session performs them in order.
 
 Who owns a file descriptor: the machine does, from the message that brought it until the ``CloseFds`` that
-gives it up. A session that hands a descriptor to a worker passes a duplicate, and never closes one on its own.
+gives it up. A session that hands a descriptor to a worker passes a duplicate, and never closes one of its own
+accord.
 """
 
 from dataclasses import dataclass
@@ -100,7 +101,10 @@ class SetStatus:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Back to the state before negotiation (RESET_DEVICE, RESET_OWNER); every ring has been stopped."""
+    """Forget the negotiated features and the driver's doing (RESET_DEVICE, RESET_OWNER); rings have stopped.
+
+    Guest memory stays: the front-end does not share it again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
