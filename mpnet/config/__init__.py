@@ -1,0 +1,1 @@
+"""What a user asks for: devices and control options from words, environment and file."""

@@ -1,0 +1,151 @@
+"""What a user asks of one device."""
+
+import hashlib
+import os
+import re
+
+import msgspec
+
+from mpnet.config.cpus import MAX_CPU
+from mpnet.config.place import FieldError
+
+MAX_QUEUE_PAIRS = 64
+MIN_MTU = 68
+"""The least VIRTIO 5.1.4 allows, IPv4's own minimum."""
+MAX_MTU = 65521
+"""The most a Linux TAP takes: 65535 bytes less the Ethernet header."""
+MAX_SOCKET_BYTES = 107
+"""sun_path of a Unix socket's address, less its closing zero."""
+MAX_TAP_BYTES = 15
+"""IFNAMSIZ less its closing zero."""
+
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_TAP_FORBIDDEN = re.compile(r"[/:%\s\x00-\x1f\x7f]")
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One virtio-net device; in strings and files the names have dashes.
+
+    Attributes:
+        id: the device's name in commands, metrics and shared memory; a letter, then letters, digits, ``_.-``.
+        tap: the TAP that carries its packets on the host.
+        socket: path of its vhost-user Unix socket.
+        queue_pairs: receive/transmit queue pairs, 1 to ``MAX_QUEUE_PAIRS``.
+        workers: processes that share the pairs; 0 for one per pair.
+        cpus: processors to pin the workers to, in turn; empty leaves them to the scheduler.
+        mac: unicast address; empty for one derived from ``id``, the same at every start.
+        mtu: bytes of payload; 0 for the TAP's.
+        create: create the TAP when it is missing.
+        client: connect to the front-end's socket instead of listening on it.
+
+    Raises:
+        FieldError: a value out of range.
+    """
+
+    id: str
+    tap: str
+    socket: str
+    queue_pairs: int = 1
+    workers: int = 0
+    cpus: tuple[int, ...] = ()
+    mac: str = ""
+    mtu: int = 0
+    create: bool = False
+    client: bool = False
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        _check_tap(self.tap)
+        _check_socket(self.socket)
+        _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
+        _check_workers(self.workers, self.queue_pairs)
+        _check_cpus(self.cpus)
+        if self.mac:
+            _check_mac(self.mac)
+        if self.mtu:
+            _check_range("mtu", self.mtu, MIN_MTU, MAX_MTU)
+
+    @property
+    def worker_count(self) -> int:
+        """Processes to start: as many as asked for, else one per queue pair."""
+        return self.workers or self.queue_pairs
+
+    @property
+    def mac_octets(self) -> bytes:
+        """The address the guest gets, 6 bytes: the one given, else the one derived from ``id``."""
+        if self.mac:
+            return bytes.fromhex(self.mac.replace(":", ""))
+        digest = hashlib.sha256(b"mpnet " + self.id.encode()).digest()
+        # Locally administered, unicast (IEEE 802: the two lowest bits of the first octet).
+        return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+
+    @property
+    def mac_text(self) -> str:
+        """``mac_octets`` as ``02:…`` in lower case."""
+        return self.mac_octets.hex(":")
+
+
+def _check_id(value: str) -> None:
+    if not _ID.fullmatch(value):
+        raise FieldError(
+            "id",
+            f"id is {value!r}, expected a letter and up to 62 letters, digits, '_', '.' or '-'",
+            "as in id=net0",
+        )
+
+
+def _check_tap(value: str) -> None:
+    length = len(os.fsencode(value))
+    if not 1 <= length <= MAX_TAP_BYTES:
+        raise FieldError(
+            "tap", f"tap is {value!r}, {length} bytes long, but Linux takes names of 1 to {MAX_TAP_BYTES}"
+        )
+    if value in {".", ".."} or _TAP_FORBIDDEN.search(value):
+        raise FieldError(
+            "tap", f"tap is {value!r}, expected a name without '/', ':', '%' and white space", "as in tap=tap0"
+        )
+
+
+def _check_socket(value: str) -> None:
+    length = len(os.fsencode(value))
+    if not 1 <= length <= MAX_SOCKET_BYTES:
+        raise FieldError(
+            "socket",
+            f"socket is {length} bytes long, but a Unix socket's path has 1 to {MAX_SOCKET_BYTES}",
+            "choose a shorter path, as /run/mpnet/net0.sock",
+        )
+    if "\0" in value:
+        raise FieldError("socket", "socket has a zero byte, expected a path in the file system")
+
+
+def _check_range(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise FieldError(field, f"{field.replace('_', '-')} is {value}, expected {low} to {high}")
+
+
+def _check_workers(workers: int, queue_pairs: int) -> None:
+    if not 0 <= workers <= queue_pairs:
+        raise FieldError(
+            "workers",
+            f"workers is {workers}, expected 0 to {queue_pairs}, the device's queue-pairs",
+            "a worker serves one queue pair or more; 0 starts one for each",
+        )
+
+
+def _check_cpus(cpus: tuple[int, ...]) -> None:
+    for cpu in cpus:
+        _check_range("cpus", cpu, 0, MAX_CPU)
+    if len(set(cpus)) < len(cpus):
+        twice = next(cpu for cpu in cpus if cpus.count(cpu) > 1)
+        raise FieldError("cpus", f"cpus names processor {twice} twice, expected each once")
+
+
+def _check_mac(value: str) -> None:
+    if not _MAC.fullmatch(value):
+        raise FieldError("mac", f"mac is {value!r}, expected six octets", "as in mac=52:54:00:12:34:56")
+    octets = bytes.fromhex(value.replace(":", ""))
+    if octets[0] & 1 or not any(octets):
+        raise FieldError(
+            "mac", f"mac {value} is not a unicast address", "the first octet must be even and not all may be zero"
+        )

@@ -1,0 +1,106 @@
+"""The one way mpnet binds a Unix socket's path: stale ones are replaced, live ones are not."""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from mpnet.errors import MpnetError
+
+MAX_PATH_BYTES = 107
+"""sun_path, less its closing zero."""
+
+_BACKLOG = 64
+
+
+def bind_unix(path: str | Path, mode: int = 0o600) -> socket.socket:
+    """Listen on a path, in place of what an ended process left there.
+
+    Args:
+        path: where; its folder must exist.
+        mode: permission bits of the path, in force from the first moment.
+
+    Returns:
+        A listening stream socket, closed on exec; the caller closes it, best with ``release_unix``.
+
+    Raises:
+        MpnetError: the path is too long, in use, no socket, or its folder is missing or forbidden.
+    """
+    path = Path(path)
+    _check_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Linux gives the path the socket's own mode less the umask: nobody gets in before the chmod below.
+        os.fchmod(sock.fileno(), mode)
+        _bind(sock, path)
+        path.chmod(mode)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _bind_error(path, error) from None
+    except MpnetError:
+        sock.close()
+        raise
+    return sock
+
+
+def release_unix(sock: socket.socket) -> None:
+    """Close a listening socket and remove its path, unless another process listens there by now."""
+    name = sock.getsockname() if sock.fileno() >= 0 else ""
+    sock.close()
+    if name and _is_stale(Path(name)):
+        Path(name).unlink(missing_ok=True)
+
+
+def _check_path(path: Path) -> None:
+    length = len(os.fsencode(path))
+    if length > MAX_PATH_BYTES:
+        raise MpnetError(
+            f"the socket path {path} is {length} bytes long, but Linux takes {MAX_PATH_BYTES}",
+            "choose a shorter path",
+        )
+    if not path.parent.is_dir():
+        raise MpnetError(f"the folder {path.parent} of the socket {path} is missing", f"mkdir -p {path.parent}")
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _remove_stale(path)
+        sock.bind(str(path))
+
+
+def _remove_stale(path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise MpnetError(f"{path} exists and is no socket", "remove it or choose another path")
+    if not _is_stale(path):
+        raise MpnetError(
+            f"the socket {path} is in use by another process",
+            f"see who with 'ss -xlp src {path}', or choose another path",
+        )
+    path.unlink()
+
+
+def _is_stale(path: Path) -> bool:
+    """Tell whether a path is a socket nobody has open.
+
+    A datagram socket is refused where nobody is bound, and is of the wrong type where somebody is: unlike a
+    stream it is never accepted, so a live server does not notice.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def _bind_error(path: Path, error: OSError) -> MpnetError:
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return MpnetError(
+            f"no permission to bind the socket {path}: {error.strerror}",
+            f"choose a folder you can write to, or run as the owner of {path.parent}",
+        )
+    if error.errno == errno.EADDRINUSE:
+        return MpnetError(f"the socket {path} was taken by another process just now", "choose another path")
+    return MpnetError(f"cannot bind the socket {path}: {error.strerror}")
