@@ -95,6 +95,9 @@ RULES: Mapping[int, Rule] = MappingProxyType(
 )
 
 
+_KEEP_BASE = frozenset({Request.GET_VRING_BASE, Request.SET_MEM_TABLE, Request.ADD_MEM_REG, Request.REM_MEM_REG})
+
+
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """One request the front-end made: its name, and "ok" or why it was refused."""
@@ -205,16 +208,17 @@ class Backend:
         return effects
 
     def ring_stopped(self, index: int, base: int) -> None:
-        """Tell where a ring was left once ``StopRing`` has been performed; GET_VRING_BASE answers with it.
+        """Tell where a ring was left once ``StopRing`` has been performed.
+
+        GET_VRING_BASE answers with it, and a ring that lost its memory for a while goes on there. Where the ring
+        stops for a reset or a new set-up the number is not kept.
 
         Args:
             index: the ring.
             base: in the format of ``Ring.base``.
         """
-        ring = self._state.rings[index]
-        # A reset ring begins at 0 again, wherever it was left.
-        if ring.addresses_known:
-            ring.base = base
+        if self._pending and self._pending.message.request in _KEEP_BASE:
+            self._state.rings[index].base = base
 
     def done(self) -> list[Effect]:
         """Tell that the effects were performed; return the closing of descriptors out of use, and the reply."""

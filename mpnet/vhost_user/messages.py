@@ -249,18 +249,20 @@ def pack_regions(regions: tuple[RegionDescription, ...]) -> bytes:
 def unpack_regions(payload: bytes) -> tuple[RegionDescription, ...]:
     """Read the payload of SET_MEM_TABLE.
 
+    Bytes past the announced regions are let through: User-Mode Linux always sends room for two.
+
     Raises:
-        ProtocolError: the payload is not as long as the number of regions it announces.
+        ProtocolError: the payload is shorter than the number of regions it announces takes.
     """
     if len(payload) < _TABLE_HEADER.size:
-        raise ProtocolError(f"the memory table has {len(payload)} bytes, expected at least {_TABLE_HEADER.size}")
+        raise ProtocolError(f"the memory table has {len(payload)} bytes, expected {_TABLE_HEADER.size} or more")
     count, _padding = _TABLE_HEADER.unpack_from(payload)
     size = RegionDescription.layout.size
-    if len(payload) != _TABLE_HEADER.size + count * size:
-        raise ProtocolError(f"the memory table announces {count} regions in {len(payload)} bytes")
+    end = _TABLE_HEADER.size + count * size
+    if len(payload) < end:
+        raise ProtocolError(f"the memory table announces {count} regions in {len(payload)} bytes, expected {end}")
     return tuple(
-        RegionDescription.unpack(payload[start : start + size])
-        for start in range(_TABLE_HEADER.size, len(payload), size)
+        RegionDescription.unpack(payload[start : start + size]) for start in range(_TABLE_HEADER.size, end, size)
     )
 
 

@@ -1,4 +1,8 @@
-"""Requests about one ring. Each handler changes the draft it is given and returns the effects, or refuses."""
+"""Requests about one ring. Each handler changes the draft it is given and returns the effects, or refuses.
+
+Setting up a started ring anew stops it first: User-Mode Linux never sends GET_VRING_BASE, and when its driver is
+loaded again comes back on the same connection with SET_VRING_NUM, _BASE, _ADDR and _KICK.
+"""
 
 from mpnet.vhost_user import ring_checks
 from mpnet.vhost_user.effects import Effect, StartRing, StopRing, UpdateRing
@@ -15,44 +19,37 @@ from mpnet.vhost_user.state import RefusedError, State
 
 
 def set_vring_num(draft: State, message: Message) -> list[Effect]:
-    """Take a ring's size; a started ring keeps its own."""
+    """Take a ring's size; another size than a started ring's stops it."""
     told = VringState.unpack(message.payload)
     ring = draft.ring(told.index)
-    if ring.started:
-        _require_same(ring, "size", ring.size, told.num)
-        return []
+    effects = _stop(ring) if told.num != ring.size else []
     ring.size = told.num
     ring_checks.check_size(ring, packed=draft.packed)
-    return _start_if_ready(draft, ring)
+    return effects + _start_if_ready(draft, ring)
 
 
 def set_vring_addr(draft: State, message: Message) -> list[Effect]:
-    """Take a ring's addresses; on a started ring only logging may change (QEMU's migration does so)."""
+    """Take a ring's addresses; other ones than a started ring's stop it, a change of logging does not."""
     told = VringAddress.unpack(message.payload)
     ring = draft.ring(told.index)
     before = (ring.descriptor_address, ring.avail_address, ring.used_address)
     addresses = (told.descriptor, told.available, told.used)
-    if ring.started and addresses != before:
-        raise RefusedError(
-            f"ring {ring.index} is started: its addresses cannot change before GET_VRING_BASE stops it"
-        )
-    logging_changed = (ring.flags, ring.log_address) != (told.flags, told.log)
+    effects = _stop(ring) if addresses != before else []
+    if ring.started and (ring.flags, ring.log_address) != (told.flags, told.log):
+        effects = [UpdateRing(ring.index)]
     ring.descriptor_address, ring.avail_address, ring.used_address = addresses
     ring.flags, ring.log_address, ring.addresses_known = told.flags, told.log, True
     ring_checks.check_alignment(ring, packed=draft.packed)
-    if ring.started:
-        return [UpdateRing(ring.index)] if logging_changed else []
-    return _start_if_ready(draft, ring)
+    return effects + _start_if_ready(draft, ring)
 
 
 def set_vring_base(draft: State, message: Message) -> list[Effect]:
-    """Take where a ring begins; a started ring has moved on, so it refuses."""
+    """Take where a ring begins, which stops a started ring."""
     told = VringState.unpack(message.payload)
     ring = draft.ring(told.index)
-    if ring.started:
-        raise RefusedError(f"ring {ring.index} is started: its base cannot change before GET_VRING_BASE stops it")
+    effects = _stop(ring)
     ring.base = told.num
-    return []
+    return effects
 
 
 def get_vring_base(draft: State, message: Message) -> list[Effect]:
@@ -62,9 +59,9 @@ def get_vring_base(draft: State, message: Message) -> list[Effect]:
     descriptors stay: QEMU sends the error descriptor once a connection, before the first start.
     """
     ring = draft.ring(VringState.unpack(message.payload).index)
-    was_started = ring.started
+    effects = _stop(ring)
     ring.forget_start()
-    return [StopRing(ring.index)] if was_started else []
+    return effects
 
 
 def vring_base_reply(state: State, message: Message) -> bytes:
@@ -131,9 +128,9 @@ def _update_if_started(ring: Ring) -> list[Effect]:
     return [UpdateRing(ring.index)] if ring.started else []
 
 
-def _require_same(ring: Ring, what: str, known: int, told: int) -> None:
-    if known != told:
-        raise RefusedError(
-            f"ring {ring.index} is started with {what} {known}: it cannot become {told}"
-            " before GET_VRING_BASE stops it"
-        )
+def _stop(ring: Ring) -> list[Effect]:
+    """Stop a ring that is started; a new kick must start it again."""
+    if not ring.started:
+        return []
+    ring.forget_start()
+    return [StopRing(ring.index)]
