@@ -32,7 +32,9 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last <= MAX_CPU:
-            raise FieldError("cpus", f"cpus has {part!r}, expected a rising range that ends at {MAX_CPU} or below")
+            raise FieldError(
+                "cpus", f"cpus has {part!r}, expected a rising range that ends at {MAX_CPU} or below"
+            )
         cpus.extend(range(first, last + 1))
     return tuple(cpus)
 
