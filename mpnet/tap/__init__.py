@@ -1,0 +1,1 @@
+"""TAP queues: what carries the device's packets on the host."""

@@ -1,0 +1,280 @@
+"""A TAP and its queues, one a queue pair."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, Self
+
+from mpnet.errors import TapError
+from mpnet.tap import ioctls, link
+from mpnet.tap.holders import holders
+from mpnet.virtio import net_header
+from mpnet.virtio.features import Feature, has, mask
+
+MAX_NAME_BYTES = 15
+"""IFNAMSIZ less its closing zero."""
+
+_OFFLOADS = (
+    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it.
+    (Feature.GUEST_CSUM, ioctls.TUN_F_CSUM),
+    (Feature.GUEST_TSO4, ioctls.TUN_F_TSO4),
+    (Feature.GUEST_TSO6, ioctls.TUN_F_TSO6),
+    (Feature.GUEST_ECN, ioctls.TUN_F_TSO_ECN),
+)
+
+
+class Tap:
+    """An open TAP; a queue that is open receives packets only between ``attach`` and ``detach``.
+
+    A TAP made here vanishes with the last process that holds a queue of it.
+
+    Attributes:
+        name: the interface's name.
+        created: it was made here.
+        multi_queue: it takes several queues; one that does not has its only queue attached at all times.
+        fds: the queues' file descriptors, by queue pair.
+    """
+
+    def __init__(self, name: str, fds: list[int], *, multi_queue: bool, created: bool) -> None:
+        self.name = name
+        self.created = created
+        self.multi_queue = multi_queue
+        self.fds = fds
+        self._attached = set(range(len(fds)))
+        self._carrier = True
+        self._mtu = 0
+
+    @classmethod
+    def open(cls, name: str, queue_pairs: int, *, create: bool = False) -> Self:
+        """Open ``queue_pairs`` queues of TAP ``name``, all detached.
+
+        Not to be called from a coroutine, see ``link.find``.
+
+        Args:
+            name: of the interface.
+            queue_pairs: queues to open; a TAP without multi_queue has one.
+            create: make the TAP, for as long as it is held open, where there is none.
+
+        Raises:
+            TapError: it is missing, busy, forbidden, no TAP or without a flag it needs.
+        """
+        _check_arguments(name, queue_pairs)
+        found = link.find(name)
+        if found:
+            _check_link(name, queue_pairs, found)
+        elif not create:
+            raise TapError(f"there is no TAP {name!r}", f"{_add_command(name)}, or give the option create=on")
+        multi_queue = found.multi_queue if found else True
+        fds: list[int] = []
+        try:
+            fds.extend(ioctls.open_queue(name, multi_queue=multi_queue) for _ in range(queue_pairs))
+            tap = cls(name, fds, multi_queue=multi_queue, created=not found)
+            tap._begin()
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            _explain(name, queue_pairs, error)
+        return tap
+
+    def _begin(self) -> None:
+        ioctls.set_header(self.fds[0], net_header.BYTES)
+        if self.created:
+            ioctls.raise_interface(self.name)
+        for pair in range(len(self.fds)):
+            self.detach(pair)
+
+    @property
+    def attached(self) -> frozenset[int]:
+        """Queue pairs whose queue is attached."""
+        return frozenset(self._attached)
+
+    def attach(self, pair: int) -> None:
+        """Let the kernel send packets to a queue pair; attached twice is attached once."""
+        if pair in self._attached:
+            return
+        ioctls.set_queue(self.fds[pair], attached=True)
+        self._attached.add(pair)
+        if len(self._attached) == 1 and not self._carrier:
+            self._on_device(self._apply_carrier)
+
+    def detach(self, pair: int) -> None:
+        """Keep the kernel from sending packets to a queue pair; what its queue holds is dropped."""
+        if not self.multi_queue or pair not in self._attached:
+            return
+        ioctls.set_queue(self.fds[pair], attached=False)
+        self._attached.remove(pair)
+
+    def offloads(self) -> int:
+        """Return the features among GUEST_CSUM, GUEST_TSO4, GUEST_TSO6 and GUEST_ECN that the TAP can do.
+
+        Trying them leaves all of them off.
+        """
+        with self._device() as fd:
+            flags, features = 0, 0
+            for feature, flag in _OFFLOADS:
+                try:
+                    ioctls.set_offload(fd, flags | flag)
+                except OSError:
+                    continue
+                flags |= flag
+                features |= mask(feature)
+            ioctls.set_offload(fd, 0)
+        return features
+
+    def set_offloads(self, features: int) -> None:
+        """Let the kernel hand out packets as the negotiated ``features`` allow: unfinished checksums, TSO.
+
+        Raises:
+            TapError: the TAP cannot do what ``offloads`` said it can.
+        """
+        flags = sum(flag for feature, flag in _OFFLOADS if has(features, feature))
+        try:
+            self._on_device(lambda fd: ioctls.set_offload(fd, flags))
+        except OSError as error:
+            raise TapError(f"TAP {self.name!r} does not take offloads {flags:#x} ({error.strerror})") from error
+
+    def set_carrier(self, *, up: bool) -> None:
+        """Raise or drop the link as the host sees it.
+
+        Raises:
+            TapError: the TAP is down.
+        """
+        self._carrier = up
+        try:
+            self._on_device(self._apply_carrier)
+        except OSError as error:
+            raise TapError(
+                f"the carrier of TAP {self.name!r} cannot be changed ({error.strerror})",
+                f"set it up: ip link set {self.name} up",
+            ) from error
+
+    def _apply_carrier(self, fd: int) -> None:
+        ioctls.set_carrier(fd, up=self._carrier)
+
+    @property
+    def mtu(self) -> int:
+        """The TAP's MTU; the last one known when it has gone to another network namespace."""
+        try:
+            self._mtu = ioctls.interface_mtu(self.name)
+        except OSError:
+            return self._mtu
+        return self._mtu
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the TAP's MTU.
+
+        Raises:
+            TapError: the kernel refuses.
+        """
+        try:
+            ioctls.set_interface_mtu(self.name, mtu)
+        except OSError as error:
+            raise TapError(
+                f"the MTU of TAP {self.name!r} cannot be {mtu} ({error.strerror})",
+                f"as administrator: ip link set {self.name} mtu {mtu}",
+            ) from error
+
+    @property
+    def up(self) -> bool:
+        """Whether the TAP is up; False as well when it is gone."""
+        try:
+            return ioctls.interface_is_up(self.name)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close all queues here; processes that were given duplicates keep theirs."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        self._attached.clear()
+
+    def _on_device(self, change: Callable[[int], None]) -> None:
+        with self._device() as fd:
+            change(fd)
+
+    @contextmanager
+    def _device(self) -> Iterator[int]:
+        """A queue through which the device can be reached: attached, if only for the moment."""
+        if self._attached:
+            yield self.fds[min(self._attached)]
+            return
+        ioctls.set_queue(self.fds[0], attached=True)
+        try:
+            yield self.fds[0]
+        finally:
+            ioctls.set_queue(self.fds[0], attached=False)
+
+
+def _add_command(name: str) -> str:
+    user = "" if os.geteuid() == 0 else f" user {os.geteuid()}"
+    return f"ip tuntap add dev {name} mode tap multi_queue vnet_hdr{user}"
+
+
+def _make_anew(name: str) -> str:
+    return f"ip tuntap del dev {name} mode tap; {_add_command(name)}"
+
+
+def _check_arguments(name: str, queue_pairs: int) -> None:
+    size = len(os.fsencode(name))
+    if not 1 <= size <= MAX_NAME_BYTES:
+        raise TapError(
+            f"TAP name {name!r} has {size} bytes, Linux takes 1 to {MAX_NAME_BYTES}", "choose a shorter name"
+        )
+    if name in {".", ".."} or "/" in name or ":" in name or "%" in name or any(c.isspace() for c in name):
+        raise TapError(f"TAP name {name!r} has a character Linux refuses", "use letters, digits, '-' and '_'")
+    if not 1 <= queue_pairs <= ioctls.MAX_QUEUES:
+        raise TapError(
+            f"TAP {name!r} is to have {queue_pairs} queues, Linux allows 1 to {ioctls.MAX_QUEUES}",
+            f"give queue-pairs a number up to {ioctls.MAX_QUEUES}",
+        )
+
+
+def _check_link(name: str, queue_pairs: int, found: link.Link) -> None:
+    if found.kind != "tun":
+        kind = f"a {found.kind} interface" if found.kind else "another kind of interface"
+        raise TapError(f"{name!r} is {kind}, expected a TAP", f"choose another name: {_add_command('tap0')}")
+    if not found.tap:
+        remedy = f"ip tuntap del dev {name} mode tun; {_add_command(name)}"
+        raise TapError(f"{name!r} is a TUN (IP packets), expected a TAP (Ethernet frames)", remedy)
+    if not found.vnet_hdr:
+        raise TapError(f"TAP {name!r} lacks the flag vnet_hdr", _make_anew(name))
+    if queue_pairs > 1 and not found.multi_queue:
+        raise TapError(
+            f"TAP {name!r} lacks the flag multi_queue, needed for {queue_pairs} queue pairs",
+            f"{_make_anew(name)}; or give queue-pairs=1",
+        )
+    if found.open_queues:
+        _busy(name)
+
+
+def _busy(name: str) -> NoReturn:
+    by = ", ".join(holders(name))
+    who = f"held by process {by}" if by else "held by a process that cannot be seen from here"
+    raise TapError(f"TAP {name!r} is busy: {who}", "stop that process or choose another TAP")
+
+
+def _explain(name: str, queue_pairs: int, error: OSError) -> NoReturn:
+    """Say what an errno of opening ``/dev/net/tun`` or of TUNSETIFF means."""
+    if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
+        raise TapError(
+            f"{ioctls.CLONE_DEVICE} is missing ({error.strerror})",
+            "as administrator: modprobe tun; in a container, pass the device in: --device /dev/net/tun",
+        ) from error
+    if error.errno == errno.EACCES:
+        raise TapError(
+            f"no permission to open {ioctls.CLONE_DEVICE}", f"as administrator: chmod 666 {ioctls.CLONE_DEVICE}"
+        ) from error
+    if error.errno == errno.EPERM:
+        raise TapError(
+            f"no permission to use TAP {name!r} as user {os.geteuid()}",
+            f"as administrator: {_make_anew(name)}; or run with the capability CAP_NET_ADMIN",
+        ) from error
+    if error.errno == errno.EBUSY:
+        _busy(name)
+    if error.errno == errno.E2BIG:
+        raise TapError(
+            f"TAP {name!r} does not take {queue_pairs} queues, Linux allows {ioctls.MAX_QUEUES}"
+        ) from error
+    raise TapError(f"TAP {name!r} cannot be opened with {queue_pairs} queues ({error.strerror})") from error
