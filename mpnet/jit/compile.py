@@ -30,7 +30,7 @@ def _sources_digest() -> str:
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for folder in _HOT_FOLDERS:
-        for path in sorted((_PACKAGE / folder).rglob("*.py")):
+        for path in sorted((_PACKAGE / folder).glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -3,6 +3,9 @@
 These are the only accesses to memory that Python does not own. None of them checks anything: the caller states
 the bound that makes the access safe. Loads zero-extend except ``load_i64``, which is the 64-bit one.
 
+A plain load of LLVM's may be done twice, and the other side may write in between: what was checked would not
+be what is used. Every load here is atomic at least (``monotonic``), which costs nothing and is done once.
+
 Compiled, each is one machine instruction, or a call of the C library's ``memcpy``. Acquire and release order it
 against other accesses as C11 does; ``fence`` is the full fence that the store-then-load of notification
 suppression needs on every machine, x86 included (VIRTIO 2.7.7.2, 2.7.10).
@@ -40,20 +43,17 @@ def _pointer(builder: Any, address: Any, bits: int) -> Any:
     return builder.inttoptr(address, ir.IntType(bits).as_pointer())
 
 
-def _loader(bits: int, ordering: str = "") -> Load:
-    """A load of ``bits`` bits; with an ordering it is atomic and must be naturally aligned."""
+def _loader(bits: int, ordering: str = "monotonic") -> Load:
+    """A load of ``bits`` bits, done exactly once; with a stronger ordering it must be naturally aligned."""
     if not JIT:
         ctype = _CTYPES[bits]
-        return lambda address: int(ctype.from_address(address).value)
+        return lambda address: int(ctype.from_address(int(address)).value)
 
     @_intrinsic
     def load(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = _pointer(builder, args[0], bits)
-            if ordering:
-                value = builder.load_atomic(pointer, ordering, bits // 8)
-            else:
-                value = builder.load(pointer, align=1)
+            value = builder.load_atomic(pointer, ordering, bits // 8)
             return value if bits == 64 else builder.zext(value, ir.IntType(64))
 
         return types.int64(types.int64), codegen
@@ -68,7 +68,7 @@ def _storer(bits: int, ordering: str = "") -> Store:
         ctype = _CTYPES[bits]
 
         def store_interpreted(address: int, value: int) -> None:
-            ctype.from_address(address).value = int(value)
+            ctype.from_address(int(address)).value = int(value)
 
         return store_interpreted
 
@@ -93,7 +93,7 @@ def _copier() -> Copy:
     if not JIT:
 
         def copy_interpreted(target: int, source: int, size: int) -> None:
-            ctypes.memmove(target, source, size)
+            ctypes.memmove(int(target), int(source), int(size))
 
         return copy_interpreted
 

@@ -23,10 +23,10 @@ def _external(name: str, result: str, arguments: str) -> Callable[..., int]:
         signature = _NUMBA_TYPES[result](*(_NUMBA_TYPES[code] for code in arguments))
         function: Callable[..., int] = types.ExternalFunction(name, signature)
         return function
-    function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    function.restype = _C_TYPES[result]  # type: ignore[attr-defined]  # a ctypes function, seen as a callable
-    function.argtypes = [_C_TYPES[code] for code in arguments]  # type: ignore[attr-defined]  # likewise
-    return function
+    foreign: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
+    foreign.restype = _C_TYPES[result]
+    foreign.argtypes = [_C_TYPES[code] for code in arguments]
+    return lambda *values: int(foreign(*map(int, values)))
 
 
 _errno_location = _external("__errno_location", "l", "")

@@ -1,0 +1,73 @@
+"""The worker's loop: bursts while there is work, one wait for everything when there is none.
+
+Every fd is watched edge-triggered. A kick's eventfd is therefore never read, which saves a system call a kick:
+each write to it is an edge. A TAP queue is read until it has nothing more, and then tells when that changes.
+"""
+
+import errno
+
+from mpnet.jit.compile import compiled
+from mpnet.jit.memory import load_i64
+from mpnet.jit.syscalls import epoll_wait
+from mpnet.workers.receive import receive
+from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, HEARTBEAT_MS, MAX_EVENTS, Context
+from mpnet.workers.statistics import beat
+from mpnet.workers.transmit import transmit
+
+RING = 0
+"""Kind of event: a ring was kicked, or its TAP queue has frames; with the ring's index above the low byte."""
+KICK = 1
+ATTENTION = 2
+"""Kind of event: Python's part of the worker has something to do."""
+
+
+@compiled
+def serve(ctx: Context) -> None:
+    """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
+    worker = ctx.worker[0]
+    while True:
+        busy = _serve_queues(ctx)
+        beat(ctx)
+        attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
+        if attention or worker.broken:
+            return
+
+
+@compiled
+def _serve_queues(ctx: Context) -> bool:
+    """One burst of each queue that may have work; whether any may have more."""
+    busy = False
+    for i in range(ctx.worker[0].pairs):
+        rx_index = 2 * ctx.pairs[i]
+        rx_ring = ctx.rings[rx_index]
+        tx_ring = ctx.rings[rx_index + 1]
+        if tx_ring.started and tx_ring.ready:
+            transmit(ctx, rx_index + 1)
+            busy |= tx_ring.ready != 0
+        if rx_ring.started and rx_ring.enabled and rx_ring.ready:
+            receive(ctx, rx_index)
+            busy |= rx_ring.ready != 0
+    return busy
+
+
+@compiled
+def _wait(ctx: Context, timeout_ms: int) -> bool:
+    """Take what has happened, for up to ``timeout_ms``; whether Python's part is needed."""
+    worker = ctx.worker[0]
+    count = epoll_wait(worker.epoll_fd, worker.events, MAX_EVENTS, timeout_ms)
+    if count == -errno.EINTR:
+        return True
+    attention = False
+    for i in range(count):
+        data = load_i64(worker.events + i * EPOLL_EVENT_BYTES + EPOLL_DATA_OFFSET)
+        kind = data & 0xFF
+        if kind == ATTENTION:
+            attention = True
+            continue
+        index = data >> 8
+        ctx.rings[index].ready = 1
+        if kind == KICK:
+            ctx.shared[index].kicks += 1
+    if timeout_ms and count > 0:
+        ctx.stats[0].wakeups += 1
+    return attention

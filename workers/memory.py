@@ -1,0 +1,208 @@
+"""Guest memory in this process: mapped once, replaced piece by piece, and survived when it shrinks."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpnet.errors import GuestMemoryError
+from mpnet.rpc.worker import Region
+from mpnet.workers.state import MAX_REGIONS, Context
+
+_ADDRESS_LIMIT = 1 << 62
+"""Keeps every sum of an address and a size a positive signed 64-bit integer."""
+_SIGBUS = 7
+_SIGINFO_ADDRESS_OFFSET = 16
+_SA_SIGINFO = 4
+_SA_NODEFER = 0x40000000
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+
+
+@dataclass
+class _Mapping:
+    region: Region
+    file: tuple[int, int]
+    memory: mmap.mmap
+    map_address: int
+    page_size: int
+
+    @property
+    def host_address(self) -> int:
+        """Where the region's first byte is."""
+        return self.map_address + self.region.offset % self.page_size
+
+    def close(self) -> None:
+        self.memory.close()
+
+
+class GuestMemory:
+    """The regions of one guest's memory, in ``ctx.regions`` for compiled code."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._mappings: list[_Mapping] = []
+        self._handler = _install_sigbus_handler(self)
+
+    def set_regions(self, regions: Sequence[Region], fds: Sequence[int]) -> None:
+        """Map a whole table in place of the last one; a region that is in both stays mapped where it is.
+
+        The caller keeps ``fds`` and may close them.
+
+        Raises:
+            GuestMemoryError: a region cannot be mapped; the last table stays.
+        """
+        if len(regions) != len(fds) or len(regions) > MAX_REGIONS:
+            raise GuestMemoryError(
+                f"{len(regions)} memory regions with {len(fds)} fds, expected a fd each and at most {MAX_REGIONS}"
+            )
+        made: list[_Mapping] = []
+        table: list[_Mapping] = []
+        try:
+            for region, fd in zip(regions, fds, strict=True):
+                mapping = self._find(region, fd)
+                if mapping is None:
+                    mapping = _map(region, fd)
+                    made.append(mapping)
+                table.append(mapping)
+        except GuestMemoryError:
+            for mapping in made:
+                mapping.close()
+            raise
+        gone = [mapping for mapping in self._mappings if mapping not in table]
+        self._mappings = table
+        self._fill_table()
+        for mapping in gone:
+            mapping.close()
+
+    def _find(self, region: Region, fd: int) -> _Mapping | None:
+        file = _identity(fd)
+        return next((m for m in self._mappings if m.region == region and m.file == file), None)
+
+    def _fill_table(self) -> None:
+        worker = self._ctx.worker[0]
+        for i, mapping in enumerate(self._mappings):
+            entry = self._ctx.regions[i]
+            entry.guest_address = mapping.region.guest_address
+            entry.size = mapping.region.size
+            entry.host_address = mapping.host_address
+        worker.regions = len(self._mappings)
+        worker.last_region = 0
+        if not self._mappings:
+            self._ctx.regions[0].size = 0
+
+    def from_user(self, address: int, size: int) -> int:
+        """Where ``size`` bytes at a front-end's user address are in this process.
+
+        Raises:
+            GuestMemoryError: no region holds the whole range.
+        """
+        for mapping in self._mappings:
+            offset = address - mapping.region.user_address
+            if offset >= 0 and offset + size <= mapping.region.size:
+                return mapping.host_address + offset
+        raise GuestMemoryError(
+            f"the range {address:#x}..{address + size:#x} is in none of {len(self._mappings)} memory regions",
+            "is the guest's memory shared with the device (share=on)?",
+        )
+
+    def close(self) -> None:
+        """Unmap everything."""
+        self.set_regions([], [])
+
+    def lost(self, address: int) -> bool:
+        """Replace the page at ``address``, and all behind it in its region, by private zeros.
+
+        The file behind the mapping became shorter. Whatever the ring that touched it does now has no effect; the
+        ring is broken when its burst ends, and rings that live elsewhere go on.
+
+        Returns:
+            Whether the address is guest memory at all.
+        """
+        for mapping in self._mappings:
+            end = mapping.map_address + len(mapping.memory)
+            if mapping.map_address <= address < end:
+                page = address - (address - mapping.map_address) % mapping.page_size
+                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+                got = _libc.mmap(page, end - page, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+                self._ctx.worker[0].memory_lost += 1
+                return bool(got == page)
+        return False
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _map(region: Region, fd: int) -> _Mapping:
+    status = os.fstat(fd)
+    # Of a file on hugetlbfs this is its page size, which the mapping must be aligned to.
+    page_size = max(status.st_blksize, mmap.PAGESIZE)
+    skipped = region.offset % page_size
+    length = -(-(skipped + region.size) // page_size) * page_size
+    if region.guest_address + region.size >= _ADDRESS_LIMIT or region.size <= 0:
+        raise GuestMemoryError(f"memory region of {region.size} bytes at guest address {region.guest_address:#x}")
+    if region.offset + region.size > status.st_size:
+        raise GuestMemoryError(
+            f"memory region of {region.size} bytes at offset {region.offset} of a file of {status.st_size} bytes",
+            "the front-end must size the file before it shares it",
+        )
+    try:
+        memory = mmap.mmap(
+            fd, min(length, status.st_size - region.offset + skipped), offset=region.offset - skipped
+        )
+    except (OSError, ValueError, OverflowError) as error:
+        raise GuestMemoryError(
+            f"cannot map memory region of {region.size} bytes at offset {region.offset}: {error}",
+            "guest memory must be a shared memfd, /dev/shm or hugetlbfs file (share=on)",
+        ) from error
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return _Mapping(region, _identity(fd), memory, address, page_size)
+
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+
+class _Sigaction(ctypes.Structure):
+    # As glibc declares it on 64-bit Linux.
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ulong * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+
+def _install_sigbus_handler(memory: GuestMemory) -> Any:
+    """Handle SIGBUS in guest memory; elsewhere it ends the process as ever.
+
+    The signal is synchronous: it comes where this very thread touches the lost page, in compiled code that does
+    not hold the GIL or in a ``ctypes`` load that does. ctypes takes the GIL for a callback in either state, so
+    the handler may be Python. ``signal.signal`` would not do: it runs handlers between bytecodes, and the
+    faulting instruction would be repeated for ever.
+    """
+
+    def on_sigbus(signal_number: int, information: int, _context: int) -> None:
+        address = ctypes.c_uint64.from_address(information + _SIGINFO_ADDRESS_OFFSET).value
+        if not memory.lost(address):
+            default = _Sigaction()
+            _libc.sigaction(signal_number, ctypes.byref(default), None)
+
+    handler = _Handler(on_sigbus)
+    action = _Sigaction(ctypes.cast(handler, ctypes.c_void_p), flags=_SA_SIGINFO | _SA_NODEFER)
+    _libc.sigaction(_SIGBUS, ctypes.byref(action), None)
+    return handler

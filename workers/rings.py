@@ -1,0 +1,195 @@
+"""The rings a worker serves: set up, changed, re-mapped and stopped between bursts."""
+
+import os
+from collections.abc import Sequence
+
+from mpnet.errors import GuestMemoryError, MpnetError
+from mpnet.rpc.worker import SetRing
+from mpnet.segment.layout import DropReason, Fault, RingState
+from mpnet.segment.segment import Segment
+from mpnet.virtio import net_header, split_ring
+from mpnet.virtio.features import Feature, has
+from mpnet.workers.memory import GuestMemory
+from mpnet.workers.ring import break_ring, call
+from mpnet.workers.state import Context
+from mpnet.workers.watch import Watch
+
+_PARTS = (
+    ("descriptor table", split_ring.DESCRIPTOR_BYTES),
+    ("available ring", 2),
+    ("used ring", 4),
+)
+
+
+class Rings:
+    """All rings of this worker's queue pairs, and the TAP queues behind them."""
+
+    def __init__(self, ctx: Context, segment: Segment, memory: GuestMemory, watch: Watch) -> None:
+        self._ctx = ctx
+        self._segment = segment
+        self._memory = memory
+        self._watch = watch
+        self._specs: dict[int, SetRing] = {}
+        self._taps: dict[int, int] = {}
+        self._control_index = 2 * segment.queue_pairs
+        for ring in ctx.rings:
+            ring.kick_fd = ring.call_fd = ring.err_fd = ring.tap_fd = -1
+
+    @property
+    def serving(self) -> bool:
+        """Whether any ring is started."""
+        return bool(self._specs)
+
+    def serves(self, index: int) -> bool:
+        """Whether ring ``index`` was started here."""
+        return index in self._specs
+
+    def attach_pair(self, pair: int, tap_fd: int) -> None:
+        """Serve a queue pair; the TAP queue's fd is owned from here on."""
+        if pair in self._taps:
+            self.detach_pair(pair)
+        self._taps[pair] = tap_fd
+        for index in (2 * pair, 2 * pair + 1):
+            self._ctx.rings[index].tap_fd = tap_fd
+            self._ctx.rings[index].spill = self._segment.spill_address(pair)
+        self._list_pairs()
+
+    def detach_pair(self, pair: int) -> None:
+        """Forget a queue pair and its rings; their place stays in shared memory for whoever is next."""
+        for index in self._rings_of(pair):
+            self._forget(index)
+        tap_fd = self._taps.pop(pair, -1)
+        if tap_fd >= 0:
+            self._watch.forget(tap_fd)
+            os.close(tap_fd)
+        self._list_pairs()
+
+    def set_ring(self, spec: SetRing, fds: Sequence[int]) -> None:
+        """Start or change a ring; ``fds`` are owned from here on.
+
+        Raises:
+            GuestMemoryError: a part of it is not in guest memory; the ring is not started.
+            MpnetError: its queue pair is not served here, or a part is misaligned.
+        """
+        index = spec.index
+        received = iter(fds)
+        kick, call_fd, err = (next(received) if there else -1 for there in (spec.kick, spec.call, spec.err))
+        self._forget(index)
+        ring = self._ctx.rings[index]
+        ring.kick_fd, ring.call_fd, ring.err_fd = kick, call_fd, err
+        if index // 2 not in self._taps and index != self._control_index:
+            raise MpnetError(f"ring {index} belongs to queue pair {index // 2}, which this worker does not serve")
+        self._locate(spec)
+        self._negotiate(spec)
+        self._place(spec)
+        self._specs[index] = spec
+        shared = self._ctx.shared[index]
+        shared.size = spec.size
+        shared.fault = Fault.NONE
+        shared.state = RingState.RUNNING if spec.enabled else RingState.DISABLED
+        ring.started = ring.ready = ring.kicks_wanted = 1
+        self._watch_ring(index)
+        # Whoever served the ring before may have died between publishing and calling.
+        ring.signalled = -1
+        call(self._ctx, index)
+
+    def stop_ring(self, index: int) -> int:
+        """Stop a ring; returns the index of the next avail entry."""
+        self._forget(index)
+        self._ctx.shared[index].state = RingState.STOPPED
+        self._ctx.shared[index].available_entries = 0
+        return int(self._ctx.shared[index].avail_index)
+
+    def memory_changed(self) -> None:
+        """Find every ring again after the memory table changed; one that is gone is broken."""
+        for index, spec in self._specs.items():
+            ring = self._ctx.rings[index]
+            if not ring.started:
+                continue
+            try:
+                self._locate(spec)
+            except GuestMemoryError:
+                break_ring(self._ctx, index, int(Fault.RING_ADDRESS))
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for pair in list(self._taps):
+            self.detach_pair(pair)
+
+    def _rings_of(self, pair: int) -> list[int]:
+        rings = [2 * pair, 2 * pair + 1]
+        return [*rings, self._control_index] if pair == 0 else rings
+
+    def _list_pairs(self) -> None:
+        for i, pair in enumerate(sorted(self._taps)):
+            self._ctx.pairs[i] = pair
+        self._ctx.worker[0].pairs = len(self._taps)
+
+    def _forget(self, index: int) -> None:
+        ring = self._ctx.rings[index]
+        self._specs.pop(index, None)
+        ring.started = ring.ready = ring.enabled = 0
+        if index != self._control_index and index % 2 == 0:
+            self._watch.forget(ring.tap_fd)
+        self._watch.forget(ring.kick_fd)
+        for fd in (ring.kick_fd, ring.call_fd, ring.err_fd):
+            if fd >= 0:
+                os.close(fd)
+        ring.kick_fd = ring.call_fd = ring.err_fd = -1
+
+    def _locate(self, spec: SetRing) -> None:
+        """Find the ring's three parts in this process (VIRTIO 2.7: their sizes and alignments)."""
+        addresses = (spec.descriptor_address, spec.avail_address, spec.used_address)
+        sizes = (
+            split_ring.descriptor_table_bytes(spec.size),
+            split_ring.avail_bytes(spec.size),
+            split_ring.used_bytes(spec.size),
+        )
+        found = [self._memory.from_user(*part) for part in zip(addresses, sizes, strict=True)]
+        for address, (name, alignment) in zip(found, _PARTS, strict=True):
+            if address % alignment:
+                raise GuestMemoryError(
+                    f"the {name} of ring {spec.index} is at {address:#x}, expected a multiple of {alignment}"
+                )
+        ring = self._ctx.rings[spec.index]
+        ring.descriptors, ring.avail, ring.used = found
+
+    def _negotiate(self, spec: SetRing) -> None:
+        ring = self._ctx.rings[spec.index]
+        features = spec.features
+        ring.size = spec.size
+        ring.enabled = int(spec.enabled)
+        ring.event_idx = int(has(features, Feature.RING_EVENT_IDX))
+        ring.indirect = int(has(features, Feature.RING_INDIRECT_DESC))
+        ring.mergeable = int(has(features, Feature.MRG_RXBUF))
+        ring.offloads = int(has(features, Feature.GUEST_CSUM))
+        long_header = ring.mergeable or has(features, Feature.VERSION_1)
+        ring.header_bytes = net_header.BYTES if long_header else net_header.LEGACY_BYTES
+        ring.expected = 1
+
+    def _place(self, spec: SetRing) -> None:
+        """Where to go on: from shared memory, or, when control starts the ring, from the ring itself.
+
+        Chains are used in the order in which they were made available, so the used index tells both, also
+        after a back-end that died without answering GET_VRING_BASE.
+        """
+        ring = self._ctx.rings[spec.index]
+        shared = self._ctx.shared[spec.index]
+        if spec.base is not None:
+            shared.avail_index = shared.used_index = split_ring.used_index(ring.used)
+            if shared.spilled:
+                shared.drops[DropReason.DISABLED] += 1
+                shared.spilled = 0
+        ring.avail_index = shared.avail_index
+        ring.used_index = shared.used_index
+        split_ring.publish_used(ring.used, ring.used_index)
+
+    def _watch_ring(self, index: int) -> None:
+        ring = self._ctx.rings[index]
+        if index == self._control_index:
+            self._watch.attention(ring.kick_fd)
+            return
+        if ring.kick_fd >= 0:
+            self._watch.kick(ring.kick_fd, index)
+        if index % 2 == 0 and ring.enabled:
+            self._watch.tap(ring.tap_fd, index)

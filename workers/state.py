@@ -1,0 +1,161 @@
+"""A worker's private state, laid out for compiled code, and the context that every hot function takes."""
+
+import platform
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpnet.segment import layout
+from mpnet.virtio import split_ring
+
+MAX_REGIONS = 509
+"""Memory slots: as many as libvhost-user offers."""
+MAX_IOVECS = 131072
+"""Buffers that one burst may hold translated."""
+MAX_SEGMENTS = split_ring.MAX_SIZE
+"""Descriptors of one chain, indirect ones included."""
+BURST = 64
+"""Frames a queue may move before the next queue has its turn."""
+BURST_SEGMENTS = 4096
+"""Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
+MAX_EVENTS = 256
+HEARTBEAT_MS = 500
+"""The longest sleep: how often an idle worker shows that it lives."""
+
+# On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
+EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
+EPOLL_DATA_OFFSET = EPOLL_EVENT_BYTES - 8
+
+WORKER = np.dtype(
+    [
+        ("epoll_fd", "i8"),
+        ("memory_lost", "i8"),  # pages that vanished under us, counted by the SIGBUS handler
+        ("memory_lost_seen", "i8"),
+        ("regions", "i8"),
+        ("last_region", "i8"),
+        ("readable", "i8"),  # bytes of the last walked chain's device-readable part
+        ("fault", "i8"),  # layout.Fault of the last walk
+        ("pairs", "i8"),
+        ("broken", "i8"),  # a ring broke since control was last told
+        ("iovecs", "i8"),  # address of MAX_IOVECS struct iovec
+        ("bounce", "i8"),  # address of SPILL_BYTES for a frame in too many pieces
+        ("table", "i8"),  # address of a private copy of an indirect table that crosses regions
+        ("header", "i8"),  # address of the private copy of a virtio-net header
+        ("events", "i8"),
+        ("timespec", "i8"),
+        ("one", "i8"),  # address of the 8 bytes that signal an eventfd
+    ]
+)
+RING = np.dtype(
+    [
+        ("started", "i8"),
+        ("enabled", "i8"),
+        ("ready", "i8"),  # there may be work
+        ("size", "i8"),
+        ("descriptors", "i8"),
+        ("avail", "i8"),
+        ("used", "i8"),
+        ("avail_index", "i8"),  # free-running modulo 2^16: the next avail entry to take
+        ("used_index", "i8"),  # likewise: the next used entry to fill
+        ("kicks_wanted", "i8"),  # the driver has been asked to kick
+        ("signalled", "i8"),  # used index at the last decision to call, -1 when a call is due whatever it was
+        ("event_idx", "i8"),
+        ("indirect", "i8"),
+        ("mergeable", "i8"),
+        ("header_bytes", "i8"),
+        ("offloads", "i8"),  # GUEST_CSUM: the driver takes header flags
+        ("kick_fd", "i8"),
+        ("call_fd", "i8"),
+        ("err_fd", "i8"),
+        ("tap_fd", "i8"),
+        ("spill", "i8"),
+        ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+    ]
+)
+REGION = np.dtype([("guest_address", "i8"), ("size", "i8"), ("host_address", "i8")])
+WINDOW = np.dtype(
+    [
+        ("pending", "i8"),  # chains that were available when the burst began
+        ("translated", "i8"),  # of these, how many have been walked
+        ("filled", "i8"),  # of these, how many hold a frame
+        ("begin", "i8"),  # first slot of the chains that are walked and not filled
+        ("end", "i8"),
+        ("bytes", "i8"),
+        ("fault", "i8"),
+    ]
+)
+CHAIN = np.dtype([("head", "i8"), ("end", "i8"), ("bytes", "i8")])
+
+
+class Context(NamedTuple):
+    """Everything compiled code works on; a numba argument, so the order and the types are fixed.
+
+    Attributes:
+        worker: one ``WORKER`` record.
+        rings: private ``RING`` records, by ring index.
+        shared: the segment's ``layout.RING`` records, by ring index.
+        stats: one ``layout.WORKER`` record of the segment.
+        regions: ``REGION`` records; the first ``worker.regions`` count.
+        window: one ``WINDOW`` record: the rx buffers that lie ready.
+        chains: ``CHAIN`` records: the chains of the window.
+        pairs: queue pairs served; the first ``worker.pairs`` count.
+    """
+
+    worker: Any
+    rings: Any
+    shared: Any
+    stats: Any
+    regions: Any
+    window: Any
+    chains: Any
+    pairs: Any
+
+
+class Scratch:
+    """Private memory that compiled code uses by address; kept alive by this object."""
+
+    def __init__(self) -> None:
+        self._arrays: list[Any] = []
+
+    def allocate(self, size: int) -> int:
+        """Address of ``size`` zeroed bytes, untouched and so free until used."""
+        return self.keep(np.zeros(size, np.uint8))
+
+    def keep(self, array: Any) -> int:
+        """Address of ``array``, which lives from here on as long as this object."""
+        self._arrays.append(array)
+        return int(array.ctypes.data)
+
+
+def _records(dtype: np.dtype[Any], count: int) -> Any:
+    return np.zeros(count, dtype).view(np.recarray)
+
+
+def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
+    """The context of a worker that serves nothing yet.
+
+    Args:
+        shared: the segment's ring records.
+        stats: the worker's own record in the segment, as an array of one.
+        scratch: where to allocate from.
+    """
+    worker = _records(WORKER, 1)
+    own = worker[0]
+    own.epoll_fd = -1
+    own.iovecs = scratch.allocate(16 * MAX_IOVECS)
+    own.bounce = scratch.allocate(layout.SPILL_BYTES)
+    own.table = scratch.allocate(split_ring.DESCRIPTOR_BYTES * MAX_SEGMENTS)
+    own.header = scratch.allocate(64)
+    own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
+    own.timespec = scratch.allocate(16)
+    own.one = scratch.keep(np.ones(1, np.int64))
+    return Context(
+        worker=worker,
+        rings=_records(RING, len(shared)),
+        shared=shared,
+        stats=stats,
+        regions=_records(REGION, MAX_REGIONS),
+        window=_records(WINDOW, 1),
+        chains=_records(CHAIN, split_ring.MAX_SIZE),
+        pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
+    )

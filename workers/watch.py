@@ -1,0 +1,63 @@
+"""What a worker waits for: one epoll set over kicks, TAP queues, messages and signals."""
+
+import ctypes
+import os
+import select
+
+import numpy as np
+
+from mpnet.workers.loop import ATTENTION, KICK, RING
+from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, Context
+
+_CTL_ADD = 1
+_CTL_DEL = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Watch:
+    """The epoll set behind ``ctx.worker.epoll_fd``, edge-triggered throughout.
+
+    An event carries the kind and the ring that compiled code looks at, where ``select.epoll`` would put the
+    fd; so the set is changed through the C library.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._epoll = select.epoll()
+        ctx.worker[0].epoll_fd = self._epoll.fileno()
+
+    def attention(self, fd: int) -> None:
+        """Return to Python when there is something to read."""
+        self._control(_CTL_ADD, fd, ATTENTION)
+
+    def kick(self, fd: int, ring: int) -> None:
+        """Count a kick and serve the ring when its eventfd is written."""
+        self._control(_CTL_ADD, fd, KICK | ring << 8)
+
+    def tap(self, fd: int, ring: int) -> None:
+        """Serve the rx ring when its TAP queue has a frame.
+
+        A queue that is detached from its TAP does not even take the waiter, so an earlier registration may be
+        deaf: it is made anew.
+        """
+        self.forget(fd)
+        self._control(_CTL_ADD, fd, RING | ring << 8)
+
+    def forget(self, fd: int) -> None:
+        """Watch an fd no more; one that is not watched is left alone.
+
+        Closing it would not do: control holds a duplicate, and the set keeps what is open anywhere.
+        """
+        if fd >= 0:
+            _libc.epoll_ctl(self._epoll.fileno(), _CTL_DEL, fd, None)
+
+    def close(self) -> None:
+        """Close the set."""
+        self._epoll.close()
+
+    def _control(self, operation: int, fd: int, data: int) -> None:
+        event = np.zeros(EPOLL_EVENT_BYTES, np.uint8)
+        event[:4].view(np.uint32)[0] = select.EPOLLIN | select.EPOLLET
+        event[EPOLL_DATA_OFFSET:].view(np.int64)[0] = data
+        if _libc.epoll_ctl(self._epoll.fileno(), operation, fd, ctypes.c_void_p(event.ctypes.data)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"epoll_ctl: {os.strerror(error)}")

@@ -1,0 +1,167 @@
+"""A worker: messages from control on one side, the compiled loop on the other."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from mpnet.errors import MpnetError
+from mpnet.rpc.channel import Channel, ChannelClosedError
+from mpnet.rpc.worker import (
+    AttachPair,
+    CompleteCommand,
+    ControlCommand,
+    DetachPair,
+    Done,
+    Failed,
+    RingBroken,
+    SetMemory,
+    SetRing,
+    Shutdown,
+    StopRing,
+)
+from mpnet.segment.layout import RingState
+from mpnet.segment.segment import Segment
+from mpnet.workers.control_queue import ControlQueue
+from mpnet.workers.loop import serve
+from mpnet.workers.memory import GuestMemory
+from mpnet.workers.rings import Rings
+from mpnet.workers.state import Scratch, make_context
+from mpnet.workers.watch import Watch
+
+
+class Worker:
+    """One worker process's whole state.
+
+    Args:
+        segment: the device's shared memory.
+        slot: this worker's record in it.
+        channel: to control; non-blocking.
+    """
+
+    def __init__(self, segment: Segment, slot: int, channel: Channel) -> None:
+        self._segment = segment
+        self._channel: Channel | None = channel
+        self._scratch = Scratch()
+        self.ctx = make_context(segment.rings, segment.workers[slot : slot + 1], self._scratch)
+        self._memory = GuestMemory(self.ctx)
+        self.watch = Watch(self.ctx)
+        self._rings = Rings(self.ctx, segment, self._memory, self.watch)
+        self._control_index = 2 * segment.queue_pairs
+        self._control_queue = ControlQueue(self.ctx, self._control_index, self._scratch)
+        self._reported: set[int] = set()
+        self.stopping = False
+        self.watch.attention(channel.fileno())
+
+    def run(self) -> None:
+        """Serve until control says stop; when control is gone, as long as there are rings to serve."""
+        while not self.stopping:
+            serve(self.ctx)
+            self._take_messages()
+            self._take_command()
+            self._report_broken()
+
+    def close(self) -> None:
+        """Let go of rings, TAP queues and guest memory."""
+        self._rings.close()
+        self._memory.close()
+        self.watch.close()
+
+    def _take_messages(self) -> None:
+        while self._channel is not None and not self.stopping:
+            try:
+                message, fds = self._channel.receive()
+            except BlockingIOError:
+                return
+            except ChannelClosedError:
+                self._control_is_gone()
+                return
+            self._send(self._answer(message, fds))
+
+    def _control_is_gone(self) -> None:
+        # Control's crash is no reason to stop forwarding; the next control finds this process and ends it.
+        if self._channel is not None:
+            self.watch.forget(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+        self.stopping = not self._rings.serving
+
+    def _send(self, report: msgspec.Struct) -> None:
+        if self._channel is None:
+            return
+        try:
+            self._channel.send(report)
+        except ChannelClosedError:
+            self._control_is_gone()
+
+    def _answer(self, message: Any, fds: Sequence[int]) -> Done | Failed:
+        handlers: dict[type, Callable[[Any, Sequence[int]], int]] = {
+            SetMemory: self._set_memory,
+            AttachPair: self._attach_pair,
+            DetachPair: self._detach_pair,
+            SetRing: self._set_ring,
+            StopRing: self._stop_ring,
+            CompleteCommand: self._complete_command,
+            Shutdown: self._shutdown,
+        }
+        try:
+            return Done(handlers[type(message)](message, fds))
+        except MpnetError as error:
+            return Failed(error.problem, error.remedy)
+
+    def _set_memory(self, message: SetMemory, fds: Sequence[int]) -> int:
+        try:
+            self._memory.set_regions(message.regions, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._rings.memory_changed()
+        return 0
+
+    def _attach_pair(self, message: AttachPair, fds: Sequence[int]) -> int:
+        self._rings.attach_pair(message.pair, fds[0])
+        return 0
+
+    def _detach_pair(self, message: DetachPair, _fds: Sequence[int]) -> int:
+        self._rings.detach_pair(message.pair)
+        return 0
+
+    def _set_ring(self, message: SetRing, fds: Sequence[int]) -> int:
+        self._reported.discard(message.index)
+        if message.index == self._control_index:
+            self._control_queue.stopped()
+        self._rings.set_ring(message, fds)
+        return 0
+
+    def _stop_ring(self, message: StopRing, _fds: Sequence[int]) -> int:
+        if message.index == self._control_index:
+            self._control_queue.stopped()
+        return self._rings.stop_ring(message.index)
+
+    def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
+        self._control_queue.complete(message.ack)
+        return 0
+
+    def _shutdown(self, _message: Shutdown, _fds: Sequence[int]) -> int:
+        self.stopping = True
+        return 0
+
+    def _take_command(self) -> None:
+        ring = self.ctx.rings[self._control_index]
+        if ring.started:
+            ring.ready = 1
+            command = self._control_queue.take()
+            if command is not None:
+                self._send(ControlCommand(command))
+
+    def _report_broken(self) -> None:
+        worker = self.ctx.worker[0]
+        if not worker.broken:
+            return
+        worker.broken = 0
+        for index, shared in enumerate(self.ctx.shared):
+            mine = self._rings.serves(index)
+            if mine and shared.state == RingState.BROKEN and index not in self._reported:
+                self._reported.add(index)
+                self._send(RingBroken(index, int(shared.fault)))
