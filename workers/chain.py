@@ -66,11 +66,11 @@ def find_region(ctx: Context, address: int) -> int:
     """Index of the region that holds a guest address, or -1; the last answer is tried first."""
     worker = ctx.worker[0]
     region = ctx.regions[worker.last_region]
-    if region.guest_address <= address < region.guest_address + region.size:
+    if region.guest_address <= address < region.guest_address + region.length:
         return int(worker.last_region)
     for i in range(worker.regions):
         region = ctx.regions[i]
-        if region.guest_address <= address < region.guest_address + region.size:
+        if region.guest_address <= address < region.guest_address + region.length:
             worker.last_region = i
             return i
     return -1
@@ -89,7 +89,7 @@ def translate(ctx: Context, address: int, length: int, slot: int) -> int:
             return -1
         region = ctx.regions[found]
         offset = address - region.guest_address
-        piece = min(length, region.size - offset)
+        piece = min(length, region.length - offset)
         set_iovec(ctx, slot, region.host_address + offset, piece)
         slot += 1
         address += piece
@@ -158,7 +158,7 @@ def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) ->
     ring = ctx.rings[ring_index]
     worker = ctx.worker[0]
     table = ring.descriptors
-    entries = ring.size
+    entries = ring.entries
     index = head
     total = 0
     readable = 0

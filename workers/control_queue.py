@@ -34,7 +34,7 @@ def take_command(ctx: Context, index: int, target: int) -> int:
         pending = available(ctx, index)
     if pending <= 0:
         return pending - 1
-    end = walk(ctx, index, avail_entry(ring.avail, ring.avail_index, ring.size), 0, EITHER)
+    end = walk(ctx, index, avail_entry(ring.avail, ring.avail_index, ring.entries), 0, EITHER)
     if end < 0:
         break_ring(ctx, index, worker.fault)
         return -2
@@ -50,7 +50,7 @@ def take_command(ctx: Context, index: int, target: int) -> int:
 def complete_command(ctx: Context, index: int, ack: int) -> None:
     """Return the chain of the command that was taken, with its ack byte; its used length is 1."""
     ring = ctx.rings[index]
-    head = avail_entry(ring.avail, ring.avail_index, ring.size)
+    head = avail_entry(ring.avail, ring.avail_index, ring.entries)
     end = walk(ctx, index, head, 0, EITHER)
     if end < 0:
         break_ring(ctx, index, ctx.worker[0].fault)
@@ -61,7 +61,7 @@ def complete_command(ctx: Context, index: int, ack: int) -> None:
         return
     store_u8(ctx.worker[0].header, ack)
     scatter(ctx, 0, size, ctx.worker[0].header, ACK_BYTES)
-    set_used_entry(ring.used, ring.used_index, ring.size, head, ACK_BYTES)
+    set_used_entry(ring.used, ring.used_index, ring.entries, head, ACK_BYTES)
     publish(ctx, index, 1, 1)
     ctx.shared[index].packets += 1
 

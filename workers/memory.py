@@ -97,12 +97,12 @@ class GuestMemory:
         for i, mapping in enumerate(self._mappings):
             entry = self._ctx.regions[i]
             entry.guest_address = mapping.region.guest_address
-            entry.size = mapping.region.size
+            entry.length = mapping.region.size
             entry.host_address = mapping.host_address
         worker.regions = len(self._mappings)
         worker.last_region = 0
         if not self._mappings:
-            self._ctx.regions[0].size = 0
+            self._ctx.regions[0].length = 0
 
     def from_user(self, address: int, size: int) -> int:
         """Where ``size`` bytes at a front-end's user address are in this process.

@@ -108,7 +108,7 @@ def _extend_window(ctx: Context, index: int, size: int) -> None:
     while window.bytes < size and window.translated < window.pending:
         if not ring.mergeable and window.translated > window.filled:
             return
-        head = avail_entry(ring.avail, ring.avail_index + window.translated, ring.size)
+        head = avail_entry(ring.avail, ring.avail_index + window.translated, ring.entries)
         end = walk(ctx, index, head, window.end, WRITABLE)
         if end < 0:
             window.fault = ctx.worker[0].fault
@@ -198,7 +198,7 @@ def _no_room(ctx: Context, index: int, length: int, direct: int) -> int:
         count_drop(ctx, index, _BROKEN)
         shared.spilled = 0
         return _FAULT
-    whole_ring = window.filled == 0 and window.pending == ring.size
+    whole_ring = window.filled == 0 and window.pending == ring.entries
     if window.translated > window.filled and (whole_ring or not ring.mergeable):
         count_drop(ctx, index, _TOO_LONG)
         shared.spilled = 0
@@ -217,7 +217,7 @@ def _fill_chains(ctx: Context, index: int, length: int) -> int:
     while length > 0:
         chain = ctx.chains[window.filled]
         written = min(length, chain.bytes)
-        set_used_entry(ring.used, ring.used_index + window.filled, ring.size, chain.head, written)
+        set_used_entry(ring.used, ring.used_index + window.filled, ring.entries, chain.head, written)
         length -= written
         window.bytes -= chain.bytes
         window.begin = chain.end

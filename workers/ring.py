@@ -31,7 +31,7 @@ def available(ctx: Context, index: int) -> int:
     """
     ring = ctx.rings[index]
     pending = (avail_index(ring.avail) - ring.avail_index) & 0xFFFF
-    if pending > ring.size:
+    if pending > ring.entries:
         break_ring(ctx, index, _AVAIL_INDEX)
         return -1
     return int(pending)
@@ -84,7 +84,7 @@ def want_kicks(ctx: Context, index: int, seen: int) -> bool:
     """
     ring = ctx.rings[index]
     if ring.event_idx:
-        set_avail_event(ring.used, ring.size, ring.avail_index + seen)
+        set_avail_event(ring.used, ring.entries, ring.avail_index + seen)
     else:
         set_used_flags(ring.used, 0)
     ring.kicks_wanted = 1
@@ -121,7 +121,7 @@ def call(ctx: Context, index: int) -> None:
     if ring.signalled < 0:
         wanted = True
     elif ring.event_idx:
-        wanted = need_event(used_event(ring.avail, ring.size), ring.used_index, ring.signalled)
+        wanted = need_event(used_event(ring.avail, ring.entries), ring.used_index, ring.signalled)
     else:
         wanted = avail_flags(ring.avail) & AVAIL_F_NO_INTERRUPT == 0
     ring.signalled = ring.used_index

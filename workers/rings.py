@@ -84,7 +84,7 @@ class Rings:
         self._place(spec)
         self._specs[index] = spec
         shared = self._ctx.shared[index]
-        shared.size = spec.size
+        shared.entries = spec.size
         shared.fault = Fault.NONE
         shared.state = RingState.RUNNING if spec.enabled else RingState.DISABLED
         ring.started = ring.ready = ring.kicks_wanted = 1
@@ -157,7 +157,7 @@ class Rings:
     def _negotiate(self, spec: SetRing) -> None:
         ring = self._ctx.rings[spec.index]
         features = spec.features
-        ring.size = spec.size
+        ring.entries = spec.size
         ring.enabled = int(spec.enabled)
         ring.event_idx = int(has(features, Feature.RING_EVENT_IDX))
         ring.indirect = int(has(features, Feature.RING_INDIRECT_DESC))

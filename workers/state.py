@@ -51,7 +51,7 @@ RING = np.dtype(
         ("started", "i8"),
         ("enabled", "i8"),
         ("ready", "i8"),  # there may be work
-        ("size", "i8"),
+        ("entries", "i8"),  # named so because an array record has a size of its own
         ("descriptors", "i8"),
         ("avail", "i8"),
         ("used", "i8"),
@@ -72,7 +72,7 @@ RING = np.dtype(
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
     ]
 )
-REGION = np.dtype([("guest_address", "i8"), ("size", "i8"), ("host_address", "i8")])
+REGION = np.dtype([("guest_address", "i8"), ("length", "i8"), ("host_address", "i8")])
 WINDOW = np.dtype(
     [
         ("pending", "i8"),  # chains that were available when the burst began

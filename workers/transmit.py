@@ -57,7 +57,7 @@ def transmit(ctx: Context, index: int) -> int:
     segments = 0
     fault = 0
     while taken < min(pending, BURST) and segments < BURST_SEGMENTS:
-        head = avail_entry(ring.avail, ring.avail_index + taken, ring.size)
+        head = avail_entry(ring.avail, ring.avail_index + taken, ring.entries)
         # Slot 0 stays free for the private copy of the header.
         end = walk(ctx, index, head, 1, READABLE)
         if end < 0:
@@ -71,7 +71,7 @@ def transmit(ctx: Context, index: int) -> int:
             gso += load_u8(ctx.worker[0].header + GSO_TYPE) != 0
         else:
             count_drop(ctx, index, -sent - 1)
-        set_used_entry(ring.used, ring.used_index + taken, ring.size, head, 0)
+        set_used_entry(ring.used, ring.used_index + taken, ring.entries, head, 0)
         taken += 1
     shared.packets += packets
     shared.bytes += octets

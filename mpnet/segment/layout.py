@@ -99,7 +99,7 @@ _HEADER_FIELDS = [
 _RING_FIELDS = [
     ("state", "i8"),
     ("fault", "i8"),
-    ("size", "i8"),
+    ("entries", "i8"),
     ("avail_index", "i8"),
     ("used_index", "i8"),
     ("available_entries", "i8"),
