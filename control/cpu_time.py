@@ -27,10 +27,10 @@ class _Slot:
         process: a handle on it that a re-used pid does not deceive.
     """
 
-    ended: CpuTime = CpuTime()
-    current: CpuTime = CpuTime()
+    ended: CpuTime = field(default_factory=CpuTime)
+    current: CpuTime = field(default_factory=CpuTime)
     key: tuple[int, int] = (0, 0)
-    process: psutil.Process | None = field(default=None)
+    process: psutil.Process | None = None
 
 
 class CpuTimes:

@@ -15,7 +15,6 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 import mpnet
 from mpnet.control.cpu_time import CpuTimes
@@ -193,7 +192,7 @@ def _worker_families(segments: Iterable[Segment]) -> Iterator[Metric]:
 
 def _buckets(counts: Any) -> list[tuple[str, float]]:
     """Prometheus' buckets, each of which counts those below it too."""
-    bounds = [floatToGoString(bound) for bound in (*BURST_BUCKETS, float("inf"))]
+    bounds = [*(str(float(bound)) for bound in BURST_BUCKETS), "+Inf"]
     return list(zip(bounds, itertools.accumulate(int(count) for count in counts), strict=True))
 
 

@@ -1,0 +1,122 @@
+"""``mpnet device``: the devices a control process serves."""
+
+import shlex
+from pathlib import Path
+
+import click
+import msgspec
+
+from mpnet.cli.options import call, control_socket, json_output, print_json
+from mpnet.cli.tables import print_device, print_devices
+from mpnet.errors import MpnetError
+from mpnet.guest.linux.libvirt import libvirt_xml
+from mpnet.guest.linux.qemu import Machine, VhostUserNic, attach_arguments
+from mpnet.rpc.state import DeviceReport
+
+if TYPE_CHECKING:
+
+@click.group()
+def device() -> None:
+    """Show, change and attach devices that are served."""
+
+
+@device.command("list")
+@control_socket
+@json_output
+def list_devices(socket: Path | None, as_json: bool) -> None:
+    """List the devices."""
+    result = call(socket, "device.list")
+    if as_json:
+        print_json(result)
+        return
+    print_devices(msgspec.convert(result, list[DeviceReport]))
+
+
+@device.command()
+@click.argument("name")
+@control_socket
+@json_output
+def show(name: str, socket: Path | None, as_json: bool) -> None:
+    """Show the device NAME: state, features, rings and counters."""
+    _print_report(call(socket, "device.show", device=name), as_json=as_json)
+
+
+@device.command("set")
+@click.argument("name")
+@click.argument("property_name", metavar="PROPERTY")
+@click.argument("value")
+@control_socket
+@json_output
+def set_property(name: str, property_name: str, value: str, socket: Path | None, as_json: bool) -> None:
+    """Set PROPERTY of the device NAME to VALUE, as in: mpnet device set net0 combined 2."""
+    result = call(socket, "device.set", device=name, name=property_name, value=value)
+    _print_report(result, as_json=as_json)
+
+
+def _print_report(result: object, *, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    print_device(msgspec.convert(result, DeviceReport))
+
+
+_memory = click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    envvar="MPNET_MEMORY",
+    help="Guest RAM, MiB.",
+)
+
+
+@device.command()
+@click.argument("name")
+@_memory
+@control_socket
+@json_output
+def qemu(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
+    """Print the QEMU options that attach a guest to the device NAME.
+
+    For use as: qemu-system-x86_64 $(mpnet device qemu net0) …
+    """
+    nic, machine = _guest_parts(name, memory, socket)
+    arguments = attach_arguments(nic, machine)
+    if as_json:
+        print_json(arguments)
+        return
+    click.echo(shlex.join(arguments))
+
+
+@device.command()
+@click.argument("name")
+@_memory
+@control_socket
+@json_output
+def xml(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
+    """Print the parts of a libvirt domain that attach a guest to the device NAME."""
+    nic, machine = _guest_parts(name, memory, socket)
+    text = libvirt_xml(nic, machine)
+    if as_json:
+        print_json({"xml": text})
+        return
+    click.echo(text)
+
+
+def _guest_parts(name: str, memory: int, socket: Path | None) -> tuple[VhostUserNic, Machine]:
+    """Give the network card and the machine of a guest with KVM for a device."""
+    report = msgspec.convert(call(socket, "device.show", device=name), DeviceReport)
+    if report.client:
+        raise MpnetError(
+            f"device {name!r} connects to the front-end's socket, but QEMU is to connect to the device's",
+            "serve the device without client=on",
+        )
+    nic = VhostUserNic(
+        name=report.id,
+        # QEMU and libvirt run in folders of their own.
+        socket=str(Path(report.socket).absolute()),
+        queue_pairs=report.queue_pairs,
+        mac=report.mac,
+        mtu=report.mtu or None,
+    )
+    return nic, Machine(memory_mib=memory)

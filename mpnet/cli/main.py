@@ -1,0 +1,70 @@
+"""The ``mpnet`` command: finds subcommands without importing them and prints errors on one line."""
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import IO, Any
+
+import click
+
+import mpnet
+from mpnet.errors import MpnetError
+
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "run": ("mpnet.cli.run:run", "Serve devices to guests."),
+        "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
+        "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
+        "doctor": ("mpnet.cli.doctor:doctor", "Tell what is missing here and what mends it."),
+        "completion": ("mpnet.cli.completion:completion", "Print a shell's completion script."),
+    }
+)
+"""Where each subcommand is and what ``mpnet --help`` says of it."""
+
+
+class CommandError(click.ClickException):
+    """An ``MpnetError`` on its way to standard error; exit status 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print ``mpnet: error: …``."""
+        click.echo(f"mpnet: error: {self.format_message()}", file=file, err=file is None)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called, not to list it."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Names in the order of ``COMMANDS``."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one subcommand; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; an ``MpnetError`` becomes its line on standard error."""
+        try:
+            return super().invoke(ctx)
+        except MpnetError as error:
+            raise CommandError(str(error)) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mpnet.__version__, prog_name="mpnet")
+def cli() -> None:
+    """A virtio-net device run as a family of Python processes."""
+
+
+def main() -> None:
+    """Entry point of the ``mpnet`` program."""
+    cli(prog_name="mpnet")

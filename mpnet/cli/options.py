@@ -1,0 +1,45 @@
+"""Options that several commands share, and what they stand for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mpnet.rpc.management import Client, default_socket_path
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def control_socket(command: Decorated) -> Decorated:
+    """Add ``--control-socket``, passed as ``socket``: a path or None."""
+    return click.option(
+        "--control-socket",
+        "socket",
+        type=click.Path(path_type=Path),
+        envvar="MPNET_CONTROL_SOCKET",
+        help="Management socket of the control process.",
+    )(command)
+
+
+def json_output(command: Decorated) -> Decorated:
+    """Add ``-j/--json``, passed as ``as_json``."""
+    return click.option(
+        "-j", "--json", "as_json", is_flag=True, envvar="MPNET_JSON", help="Print one JSON document."
+    )(command)
+
+
+def call(socket: Path | None, method: str, **params: Any) -> Any:
+    """Ask the control process one thing.
+
+    Raises:
+        MpnetError: it is not there or refuses.
+    """
+    with Client(socket or default_socket_path()) as client:
+        return client.call(method, **params)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2))
