@@ -13,7 +13,6 @@ from mpnet.guest.linux.libvirt import libvirt_xml
 from mpnet.guest.linux.qemu import Machine, VhostUserNic, attach_arguments
 from mpnet.rpc.state import DeviceReport
 
-if TYPE_CHECKING:
 
 @click.group()
 def device() -> None:
