@@ -1,0 +1,31 @@
+# Thin on purpose: what a target does is in the package. `make demo` and `make test` set up all they need.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.run
+	$(VENV)/bin/mpnet demo $(if $(GUEST),--guest $(GUEST))
+
+test: $(VENV)/.dev
+	$(VENV)/bin/pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV) || { echo "python venvs are missing: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.run: $(VENV)/bin/pip pyproject.toml
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/.run
