@@ -15,7 +15,15 @@ from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.linux import initramfs
 from mpnet.guest.linux.agent import Agent, Completed, GuestError, Job
-from mpnet.guest.linux.qemu import MEMORY_ID, Machine, TapNic, VhostUserNic, boot_arguments, memory_object
+from mpnet.guest.linux.qemu import (
+    MEMORY_ID,
+    Machine,
+    TapNic,
+    VhostUserNic,
+    boot_arguments,
+    channel_arguments,
+    memory_object,
+)
 from mpnet.guest.linux.qmp import Qmp
 
 BOOT_SECONDS = 120.0
@@ -118,7 +126,7 @@ class LinuxGuest:
         # Sockets passed by number leave no path behind, and take no guest's first word before we listen.
         agent, agent_end = socket.socketpair()
         qmp, qmp_end = socket.socketpair()
-        arguments += _channels(agent_end.fileno(), qmp_end.fileno())
+        arguments += channel_arguments(self.machine, agent_end.fileno(), qmp_end.fileno())
         console = tempfile.TemporaryFile(prefix="mpnet-console-")  # noqa: SIM115 (closed by stop)
         self._agent, self._qmp, self._console = Agent(agent), Qmp(qmp), console
         with agent_end, qmp_end:
@@ -272,13 +280,3 @@ def run_interactive(nic: VhostUserNic | TapNic, machine: Machine, setup: Setup) 
     console = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
     monitor = ["-mon", "chardev=console"]
     return subprocess.call([setpriv, "--pdeathsig", "TERM", *command, *console, *monitor])
-
-
-def _channels(agent: int, qmp: int) -> list[str]:
-    """Give the guest's console on QEMU's standard output, the agent's port and the monitor."""
-    return [
-        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=agent,fd={agent}"),
-        *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=mpnet.agent"),
-        *("-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"),
-    ]

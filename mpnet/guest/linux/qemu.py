@@ -113,8 +113,10 @@ def memory_arguments(machine: Machine) -> list[str]:
     size = f"{machine.memory_mib}M"
     if machine.slots:
         size += f",slots={machine.slots},maxmem={machine.max_memory_mib}M"
+    # QEMU's virtio-mmio is of the legacy kind, without VERSION_1, unless told otherwise.
+    modern = ["-global", "virtio-mmio.force-legacy=off"] if _has_only_mmio(machine) else []
     return [
-        *("-machine", f"{machine.machine},memory-backend={MEMORY_ID}"),
+        *("-machine", f"{machine.machine},memory-backend={MEMORY_ID}", *modern),
         *("-m", size),
         *("-object", ",".join(memory_object(machine, MEMORY_ID, machine.memory_mib))),
     ]
@@ -171,13 +173,34 @@ def boot_arguments(
     ]
 
 
+def channel_arguments(machine: Machine, agent: int, qmp: int) -> list[str]:
+    """Give a guest's console on QEMU's standard output, the port of its agent and the monitor.
+
+    Args:
+        machine: the machine, which tells the kind of bus.
+        agent: number of the inherited socket that becomes the agent's port.
+        qmp: number of the inherited socket that becomes the monitor.
+    """
+    serial = "virtio-serial-device" if _has_only_mmio(machine) else "virtio-serial-pci"
+    return [
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=agent,fd={agent}"),
+        *("-device", serial, "-device", "virtserialport,chardev=agent,name=mpnet.agent"),
+        *("-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+def _has_only_mmio(machine: Machine) -> bool:
+    return machine.machine.startswith("microvm")
+
+
 def _accel_arguments(machine: Machine) -> list[str]:
     return ["-accel", "tcg,thread=multi" if machine.accel == "tcg" else machine.accel]
 
 
 def _device(nic: Nic, machine: Machine) -> str:
     """Give the virtio-net device: over virtio-mmio on microvm, over PCI elsewhere."""
-    mmio = machine.machine.startswith("microvm")
+    mmio = _has_only_mmio(machine)
     words = ["virtio-net-device" if mmio else "virtio-net-pci", f"netdev={nic.name}"]
     if nic.mac:
         words.append(f"mac={nic.mac}")

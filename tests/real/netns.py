@@ -1,0 +1,87 @@
+"""A network namespace of the test process's own: TAPs and addresses in it touch nothing outside."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+_TAP_FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 1}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def network_namespace() -> Iterator[None]:
+    """Move this thread, and the threads and processes it starts from now on, into a fresh namespace with lo up.
+
+    As root the thread returns to where it came from. Others get a user namespace too, which needs a process
+    without further threads and cannot be left: there the process stays inside, which is as good for tests.
+    What needs the outside network, such as packages, is to be fetched before.
+    """
+    rootless = os.geteuid() != 0
+    with Path("/proc/thread-self/ns/net").open("rb") as outside:
+        if rootless:
+            _enter_user_namespace()
+        else:
+            _call("unshare", CLONE_NEWNET)
+        with IPRoute() as ip:
+            ip.link("set", index=1, state="up")
+        try:
+            yield
+        finally:
+            if not rootless:
+                _call("setns", outside.fileno(), CLONE_NEWNET)
+
+
+@contextmanager
+def tap(name: str, *addresses: str, mtu: int = 1500) -> Iterator[str]:
+    """Make a multiqueue TAP with vnet headers, up and with addresses, for as long as the block lasts.
+
+    Args:
+        name: the interface; given back for `with ... as`.
+        addresses: IPv4 or IPv6 addresses with their prefix length.
+        mtu: bytes.
+    """
+    with IPRoute() as ip:
+        ip.link("add", ifname=name, kind="tuntap", mode="tap", ifr=_TAP_FLAGS)
+        index = ip.link_lookup(ifname=name)[0]
+        try:
+            # Duplicate detection would make the IPv6 addresses unusable for a while.
+            Path(f"/proc/sys/net/ipv6/conf/{name}/accept_dad").write_text("0")
+            ip.link("set", index=index, mtu=mtu, state="up")
+            add_addresses(name, *addresses)
+            yield name
+        finally:
+            ip.link("del", index=index)
+
+
+def add_addresses(name: str, *addresses: str) -> None:
+    """Give an interface addresses with their prefix length."""
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=name)[0]
+        for address in addresses:
+            ip.addr("add", index=index, address=address)
+
+
+def _enter_user_namespace() -> None:
+    """Become root of a new user namespace, where an ordinary user may make interfaces."""
+    assert threading.active_count() == 1, "a user namespace can only be entered before threads are started"
+    uid, gid = os.getuid(), os.getgid()
+    _call("unshare", CLONE_NEWUSER | CLONE_NEWNET)
+    # The kernel takes a group map from an ordinary user only once setgroups is given up.
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def _call(name: str, *arguments: int) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -1,0 +1,205 @@
+"""The throw-away Linux guest, proved on QEMU's own virtio-net device; and the arguments for attaching mpnet's."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+import pytest
+
+from mpnet.errors import ConfigError
+from mpnet.guest.linux.agent import GuestError
+from mpnet.guest.linux.guest import LinuxGuest, Setup
+from mpnet.guest.linux.initramfs import load_order
+from mpnet.guest.linux.libvirt import libvirt_xml
+from mpnet.guest.linux.qemu import Machine, Nic, TapNic, VhostUserNic, attach_arguments
+from tests.real import linux_guest as traffic
+from tests.real import netns, vlan
+
+HOST = "10.77.0.1"
+GUEST = "10.77.0.2"
+HOST6 = "fd00:77::1"
+GUEST6 = "fd00:77::2"
+MAC = "52:54:00:77:00:02"
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[LinuxGuest]:
+    traffic.require_linux_guest()
+    nic = TapNic(interface="tap0", queue_pairs=2, mac=MAC)
+    machine = Machine(accel="tcg", machine="pc", smp=2, slots=1, memory_mib=512)
+    setup = Setup(addresses=[f"{GUEST}/24", f"{GUEST6}/64"])
+    with (
+        netns.network_namespace(),
+        netns.tap("tap0", f"{HOST}/24", f"{HOST6}/64"),
+        LinuxGuest(nic, machine, setup) as booted,
+    ):
+        yield booted
+
+
+def test_agent_gives_output_and_status_apart(guest: LinuxGuest) -> None:
+    done = guest.run("echo out; echo err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+    assert guest.check(["printf", "%s", "a  b'c\n"]) == "a  b'c\n"
+    assert guest.run("true").stdout == ""
+
+
+def test_agent_carries_long_scripts_and_outputs(guest: LinuxGuest) -> None:
+    text = "".join(f"line {number}\n" for number in range(3000))
+    assert guest.check(f"cat <<'END'\n{text}END\n") == text
+
+
+def test_agent_runs_commands_side_by_side(guest: LinuxGuest) -> None:
+    guest.check("mkfifo /tmp/pipe")
+    waiting = guest.spawn("cat /tmp/pipe")
+    guest.check("echo through >/tmp/pipe; rm /tmp/pipe")
+    assert waiting.wait(60).stdout == "through\n"
+
+
+def test_agent_kills_a_command_with_its_children(guest: LinuxGuest) -> None:
+    job = guest.spawn("sleep 1000 & sleep 1000")
+    guest.check("until [ $(pidof sleep | wc -w) -ge 3 ]; do usleep 10000; done")  # process 1 has one as well
+    job.kill()
+    assert job.wait(60).returncode == 137
+    guest.check("until [ $(pidof sleep | wc -w) -eq 1 ]; do usleep 10000; done")
+
+
+def test_device_is_the_one_asked_for(guest: LinuxGuest) -> None:
+    assert guest.check("cat /sys/class/net/eth0/address").strip() == MAC
+    assert guest.check("ethtool -i eth0").startswith("driver: virtio_net\n")
+
+
+def test_ping_over_ipv4_and_ipv6(guest: LinuxGuest) -> None:
+    traffic.ping(guest, HOST)
+    traffic.ping(guest, HOST6)
+    traffic.ping(guest, HOST, size=1472)
+
+
+@pytest.mark.parametrize("host", [HOST, HOST6])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_iperf3_tcp(guest: LinuxGuest, host: str, reverse: bool) -> None:
+    result = traffic.iperf3(guest, host, "16M", reverse=reverse)
+    assert result.streams == 4
+    assert result.received >= 15 << 20
+
+
+def test_iperf3_udp(guest: LinuxGuest) -> None:
+    assert traffic.iperf3(guest, HOST, "2M", udp=True).sent >= 2 << 20
+
+
+def test_files_both_ways(guest: LinuxGuest) -> None:
+    traffic.send_file(guest, HOST, bytes(range(256)) * 4096 * 8)
+    traffic.receive_file(guest, HOST, 8 << 20)
+
+
+def test_queues_count_and_are_set(guest: LinuxGuest) -> None:
+    assert traffic.combined(guest) == (2, 2)
+    before = traffic.ethtool_statistics(guest)
+    for cpu in (0, 1):
+        traffic.iperf3(guest, HOST, "4M", cpu=cpu)
+    after = traffic.ethtool_statistics(guest)
+    for queue in (0, 1):
+        assert after[f"tx_queue_{queue}_packets"] > before[f"tx_queue_{queue}_packets"]
+    traffic.set_combined(guest, 1)
+    assert traffic.combined(guest) == (2, 1)
+    traffic.ping(guest, HOST)
+    traffic.set_combined(guest, 2)
+    traffic.ping(guest, HOST)
+
+
+def test_vlan(guest: LinuxGuest) -> None:
+    with vlan.Station("tap0", 7, "10.77.7.1") as station:
+        guest.check("ip link add link eth0 name eth0.7 type vlan id 7 && ip link set eth0.7 up")
+        guest.check("ip address add 10.77.7.2/24 dev eth0.7")
+        traffic.ping(guest, "10.77.7.1", count=3)
+        guest.check("ip link del eth0.7")
+    assert station.echoes == 3
+
+
+def test_added_memory_is_used(guest: LinuxGuest) -> None:
+    total = "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"
+    before = int(guest.check(total))
+    guest.add_memory(256)
+    guest.check(f"until [ $({total}) -gt {before + 200_000} ]; do usleep 50000; done")
+    traffic.ping(guest, HOST)
+
+
+def test_errors_tell_command_and_reason(guest: LinuxGuest) -> None:
+    with pytest.raises(GuestError, match="'false' exited with 1"):
+        guest.check("false")
+    with pytest.raises(GuestError, match=r"'sleep 1000' did not end in 0\.1 s"):
+        guest.run("sleep 1000", timeout=0.1)
+
+
+def test_reboot_brings_the_agent_back_and_ends_jobs(guest: LinuxGuest) -> None:
+    job = guest.spawn("sleep 1000")
+    guest.check("touch /tmp/before")
+    guest.reboot()
+    with pytest.raises(GuestError, match="rebooted"):
+        job.wait(1)
+    assert guest.run("test -e /tmp/before").returncode == 1
+    traffic.ping(guest, HOST)
+
+
+def test_a_guest_that_cannot_start_tells_what_qemu_said() -> None:
+    traffic.require_linux_guest()
+    nic = TapNic(interface="no-such-tap0")
+    with (
+        netns.network_namespace(),
+        pytest.raises(GuestError, match=r"(?s)QEMU ended before.*unsupported machine type"),
+        LinuxGuest(nic, Machine(accel="tcg", machine="no-such-machine"), Setup()),
+    ):
+        pass
+
+
+def test_attach_arguments_for_a_user_with_kvm() -> None:
+    nic = VhostUserNic(socket="/run/mpnet/a,b.sock", queue_pairs=4, mac=MAC, mtu=9000, rx_queue_size=512)
+    assert attach_arguments(nic, Machine(memory_mib=2048, slots=2)) == [
+        *("-accel", "kvm", "-machine", "q35,memory-backend=mem", "-m", "2048M,slots=2,maxmem=8192M"),
+        *("-object", "memory-backend-memfd,id=mem,size=2048M,share=on"),
+        *("-chardev", "socket,id=net0-socket,path=/run/mpnet/a,,b.sock,reconnect=1"),
+        *("-netdev", "vhost-user,id=net0,chardev=net0-socket,queues=4"),
+        "-device",
+        f"virtio-net-pci,netdev=net0,mac={MAC},mq=on,vectors=10,romfile=,host_mtu=9000,rx_queue_size=512",
+    ]
+
+
+def test_attach_arguments_under_tcg_keep_msi_x_off() -> None:
+    arguments = attach_arguments(VhostUserNic(socket="s", reconnect=0), Machine(accel="tcg", backend="file"))
+    assert arguments[:2] == ["-accel", "tcg,thread=multi"]
+    assert "memory-backend-file,id=mem,size=1024M,share=on,mem-path=/dev/shm" in arguments
+    assert "socket,id=net0-socket,path=s" in arguments
+    assert arguments[-1] == "virtio-net-pci,netdev=net0,vectors=0,romfile="
+
+
+@pytest.mark.parametrize("wrong", [{"rx_queue_size": 128}, {"tx_queue_size": 2048}, {"rx_queue_size": 300}])
+def test_ring_sizes_qemu_refuses_are_refused_first(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="powers of two from 256 to 1024"):
+        Nic(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"queue_pairs": 0}, {"mac": "52:54"}])
+def test_devices_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        Nic(**wrong)  # type: ignore[arg-type]
+
+
+def test_libvirt_xml_attaches_with_shared_memory() -> None:
+    nic = VhostUserNic(socket="/run/a&b.sock", queue_pairs=2, mac=MAC, mtu=9000, rx_queue_size=1024)
+    domain = ET.fromstring(libvirt_xml(nic, Machine()))  # noqa: S314 (our own text)
+    access = domain.find("memoryBacking/access")
+    assert access is not None
+    assert access.get("mode") == "shared"
+    interface = domain.find("devices/interface[@type='vhostuser']")
+    assert interface is not None
+    found = {child.tag: child.attrib for child in interface}
+    assert found == {
+        "mac": {"address": MAC},
+        "source": {"type": "unix", "path": "/run/a&b.sock", "mode": "client"},
+        "model": {"type": "virtio"},
+        "driver": {"queues": "2", "rx_queue_size": "1024"},
+        "mtu": {"size": "9000"},
+    }
+
+
+def test_modules_come_after_what_they_depend_on() -> None:
+    modules_dep = "net/a-b.ko.xz: net/c.ko.xz net/d.ko.xz\nnet/c.ko.xz: net/d.ko.xz\nnet/d.ko.xz:\nnet/e.ko:\n"
+    assert load_order(modules_dep, ["a_b", "built_in", "c"]) == ["net/d.ko.xz", "net/c.ko.xz", "net/a-b.ko.xz"]
