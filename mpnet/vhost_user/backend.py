@@ -234,7 +234,7 @@ class Backend:
         """Tell that an effect could not be performed, and left nothing behind; the request is taken back.
 
         A request that stops rings cannot be taken back, and one whose sender expects no acknowledgement cannot
-        be refused: these close the session.
+        be refused: these close the session. A ring that would not stop counts as stopped: end its worker first.
         """
         pending, self._pending = self._pending, None
         if pending is None:

@@ -141,6 +141,7 @@ def _dependencies() -> dict[Feature, tuple[tuple[Feature, ...], ...]]:
         Feature.CTRL_MAC_ADDR: ctrl_vq,
         Feature.NOTF_COAL: ctrl_vq,
         Feature.VQ_NOTF_COAL: ctrl_vq,
+        Feature.DEVICE_STATS: ctrl_vq,
         Feature.RSS: ctrl_vq,
         Feature.HASH_REPORT: ctrl_vq,
         Feature.HASH_TUNNEL: (*ctrl_vq, (Feature.RSS, Feature.HASH_REPORT)),

@@ -1,0 +1,422 @@
+"""The back-end: sessions as real front-ends hold them, and what happens to rings and memory at run time."""
+
+import pytest
+
+from mpnet.vhost_user.backend import LOG_LENGTH, Backend
+from mpnet.vhost_user.effects import (
+    Close,
+    CloseFds,
+    MemoryRegion,
+    Reset,
+    Send,
+    SetBackendChannel,
+    SetFeatures,
+    SetMemory,
+    SetMtu,
+    SetStatus,
+    StartRing,
+    StopRing,
+    UpdateRing,
+    WriteConfig,
+)
+from mpnet.vhost_user.messages import (
+    HEADER,
+    NEED_REPLY_FLAG,
+    SUPPORTED_PROTOCOL_FEATURES,
+    U64,
+    VERSION,
+    ConfigSpace,
+    Message,
+    ProtocolFeature,
+    RegionDescription,
+    Request,
+    VringAddress,
+    VringState,
+    pack_regions,
+    pack_single_region,
+    protocol_mask,
+)
+from mpnet.vhost_user.state import Offer
+from mpnet.virtio.features import Feature, mask
+
+R = Request
+BASE = 0x7F0000000000
+MEMORY = RegionDescription(0, 1 << 20, BASE, 0)
+OFFERED = mask(
+    Feature.VERSION_1, Feature.MQ, Feature.CTRL_VQ, Feature.MRG_RXBUF, Feature.RING_PACKED, Feature.MAC
+)
+NET = mask(Feature.VERSION_1, Feature.MQ, Feature.MRG_RXBUF)
+BIT_30 = mask(Feature.VHOST_USER_PROTOCOL_FEATURES)
+
+
+class Peer:
+    """A front-end that speaks raw messages, and a session that performs every effect."""
+
+    def __init__(self, offer=None, config=bytes(24)):
+        self.backend = Backend(offer or Offer(OFFERED, queue_pairs=2), config)
+        self.base = 0
+
+    def request(self, request, payload=b"", fds=(), *, need_reply=False):
+        """Return the effects with the reply's payload, in order; a Send stands as its payload."""
+        flags = VERSION | NEED_REPLY_FLAG if need_reply else VERSION
+        effects = self.backend.receive(Message(request, payload, fds, flags))
+        for effect in effects:
+            if isinstance(effect, StopRing):
+                self.backend.ring_stopped(effect.index, self.base)
+        return [self._reply(effect, request) for effect in [*effects, *self.backend.done()]]
+
+    def state(self, request, index, num, **kwargs):
+        return self.request(request, VringState(index, num).pack(), **kwargs)
+
+    def u64(self, request, value, fds=(), **kwargs):
+        return self.request(request, U64(value).pack(), fds, **kwargs)
+
+    def share(self, *regions, fds=None, **kwargs):
+        fds = tuple(range(100, 100 + len(regions))) if fds is None else fds
+        return self.request(R.SET_MEM_TABLE, pack_regions(regions), fds, **kwargs)
+
+    def set_up(self, index, size=256, at=BASE):
+        """Everything about a ring but its kick."""
+        self.state(R.SET_VRING_NUM, index, size)
+        self.state(R.SET_VRING_BASE, index, 0)
+        return self.request(R.SET_VRING_ADDR, VringAddress(index, 0, at, at + 0x3000, at + 0x2000, 0).pack())
+
+    def negotiate(self, features=NET | BIT_30, protocol=SUPPORTED_PROTOCOL_FEATURES):
+        self.request(R.SET_OWNER)
+        self.u64(R.SET_PROTOCOL_FEATURES, protocol)
+        self.u64(R.SET_FEATURES, features)
+
+    def start(self, *indexes):
+        self.negotiate()
+        self.share(MEMORY)
+        for index in indexes:
+            self.set_up(index)
+            assert self.u64(R.SET_VRING_KICK, index, (200 + index,)) == [StartRing(index)]
+
+    @staticmethod
+    def _reply(effect, request):
+        if not isinstance(effect, Send):
+            return effect
+        number, flags, size = HEADER.unpack_from(effect.data)
+        assert (number, flags, size) == (request, 5, len(effect.data) - HEADER.size)
+        return effect.data[HEADER.size :]
+
+
+ACK = U64(0).pack()
+NACK = U64(1).pack()
+
+
+@pytest.fixture
+def peer():
+    return Peer()
+
+
+def test_a_session_as_qemu_7_2_holds_it_with_two_queue_pairs(peer):
+    # One vhost device a queue pair: both ask for everything, per-device requests come once.
+    assert peer.request(R.GET_FEATURES) == [U64(OFFERED | BIT_30).pack()]
+    assert peer.request(R.GET_PROTOCOL_FEATURES) == [U64(SUPPORTED_PROTOCOL_FEATURES).pack()]
+    protocol = SUPPORTED_PROTOCOL_FEATURES & ~protocol_mask(ProtocolFeature.CONFIG)
+    assert peer.u64(R.SET_PROTOCOL_FEATURES, protocol) == []
+    assert peer.request(R.GET_QUEUE_NUM) == [U64(2).pack()]
+    assert peer.request(R.GET_MAX_MEM_SLOTS) == [U64(32).pack()]
+    assert peer.request(R.SET_BACKEND_REQ_FD, fds=(9,), need_reply=True) == [SetBackendChannel(9), ACK]
+    assert peer.request(R.SET_OWNER) == []
+    for index in range(4):
+        assert peer.u64(R.SET_VRING_CALL, index, (20 + index,)) == []
+        assert peer.u64(R.SET_VRING_ERR, index, (30 + index,)) == []
+    assert peer.backend.negotiation == "negotiating"
+
+    started = []
+    for pair in (0, 1):
+        for index in (2 * pair, 2 * pair + 1):
+            assert peer.state(R.SET_VRING_ENABLE, index, 1, need_reply=True) == [ACK]
+        expected = [SetFeatures(NET | BIT_30)] if pair == 0 else []
+        assert peer.u64(R.SET_FEATURES, NET | BIT_30) == expected
+        assert len(peer.request(R.GET_STATUS)) == 1
+        peer.u64(R.SET_STATUS, 8)
+        added = peer.request(R.ADD_MEM_REG, pack_single_region(MEMORY), (40 + pair,), need_reply=True)
+        region = MemoryRegion(0, 1 << 20, BASE, 0, 40)
+        assert added == ([SetMemory((region,)), ACK] if pair == 0 else [CloseFds((41,)), ACK])
+        for index in (2 * pair, 2 * pair + 1):
+            peer.set_up(index, at=BASE + 0x10000 * index)
+            started += peer.u64(R.SET_VRING_KICK, index, (50 + index,))
+            assert peer.u64(R.SET_VRING_CALL, index, (60 + index,)) == [
+                UpdateRing(index),
+                CloseFds((20 + index,)),
+            ]
+    assert started == [StartRing(index) for index in range(4)]
+    assert peer.u64(R.SET_STATUS, 15) == [SetStatus(15)]
+    assert all(ring.enabled and ring.started for ring in peer.backend.rings[:4])
+    assert peer.backend.negotiation == "running"
+
+    peer.base = 77
+    for index in range(4):
+        assert peer.state(R.GET_VRING_BASE, index, 0) == [
+            StopRing(index),
+            CloseFds((50 + index,)),
+            VringState(index, 77).pack(),
+        ]
+    assert peer.u64(R.SET_STATUS, 0) == [SetStatus(0)]
+    assert peer.backend.regions == (region,), "QEMU does not share again what it believes shared"
+    assert peer.backend.negotiation == "negotiating"
+    closed = peer.backend.disconnected()
+    assert closed == [SetBackendChannel(None), CloseFds((40, 60, 30, 61, 31, 62, 32, 63, 33, 9))]
+
+
+def test_a_session_as_dpdk_virtio_user_holds_it(peer):
+    wanted = protocol_mask(ProtocolFeature.MQ, ProtocolFeature.REPLY_ACK, ProtocolFeature.STATUS)
+    peer.request(R.SET_OWNER)
+    peer.request(R.GET_FEATURES)
+    peer.u64(R.SET_PROTOCOL_FEATURES, wanted)
+    for status in (0, 1, 3):
+        peer.u64(R.SET_STATUS, status, need_reply=True)
+    for index in range(2):
+        assert peer.u64(R.SET_VRING_CALL, index, (20 + index,)) == [], "virtio-user makes its queues so"
+    assert peer.u64(R.SET_FEATURES, NET | BIT_30) == [SetFeatures(NET | BIT_30)]
+    assert peer.u64(R.SET_STATUS, 11, need_reply=True) == [SetStatus(11), ACK]
+    assert peer.request(R.GET_STATUS) == [U64(11).pack()]
+    assert peer.share(MEMORY, need_reply=True)[-1] == ACK
+    for index in range(2):
+        peer.set_up(index)
+        assert peer.u64(R.SET_VRING_KICK, index, (30 + index,)) == [StartRing(index)]
+        assert not peer.backend.rings[index].enabled
+    for index in range(2):
+        assert peer.state(R.SET_VRING_ENABLE, index, 1) == [UpdateRing(index)]
+    for index in range(2):
+        assert peer.state(R.SET_VRING_ENABLE, index, 0) == [UpdateRing(index)]
+        assert peer.state(R.GET_VRING_BASE, index, 0)[0] == StopRing(index)
+
+
+def test_a_session_as_user_mode_linux_holds_it():
+    features = mask(Feature.VERSION_1, Feature.CTRL_VQ, Feature.MAC)
+    peer = Peer(Offer(OFFERED, queue_pairs=1), bytes(range(24)))
+    peer.request(R.SET_OWNER)
+    peer.request(R.GET_FEATURES)
+    # It asks from the start of the space to the end of the field it wants.
+    asked = ConfigSpace(0, bytes(12)).pack()
+    assert peer.request(R.GET_CONFIG, asked) == [ConfigSpace(0, bytes(range(12))).pack()]
+    assert peer.u64(R.SET_FEATURES, features) == [SetFeatures(features)]
+    assert all(ring.enabled for ring in peer.backend.rings), "without bit 30 rings start enabled"
+    # One region told, in a payload with room for two.
+    table = pack_regions((MEMORY,)) + bytes(32)
+    assert isinstance(peer.request(R.SET_MEM_TABLE, table, (8,))[0], SetMemory)
+    for index in range(3):
+        peer.u64(R.SET_VRING_CALL, index, (20 + index,))
+        peer.set_up(index)
+    for index in range(3):
+        assert peer.u64(R.SET_VRING_KICK, index, (30 + index,)) == [StartRing(index)]
+    assert peer.backend.control_ring == 2
+
+    # The module is loaded again: no GET_VRING_BASE, the rings are simply set up anew.
+    peer.base = 99
+    assert peer.state(R.SET_VRING_BASE, 0, 0) == [StopRing(0), CloseFds((30,))]
+    assert peer.backend.rings[0].base == 0
+    assert peer.u64(R.SET_VRING_KICK, 0, (40,)) == [StartRing(0)]
+
+
+def test_the_control_queue_comes_after_all_pairs_only_with_multiqueue(peer):
+    assert peer.backend.control_ring is None
+    peer.u64(R.SET_FEATURES, mask(Feature.CTRL_VQ, Feature.MQ))
+    assert peer.backend.control_ring == 4
+    peer.u64(R.SET_FEATURES, mask(Feature.CTRL_VQ))
+    assert peer.backend.control_ring == 2
+
+
+def test_a_kick_alone_starts_nothing_and_the_last_missing_piece_does(peer):
+    peer.negotiate()
+    peer.share(MEMORY)
+    assert peer.u64(R.SET_VRING_KICK, 0, (5,)) == []
+    assert peer.state(R.SET_VRING_NUM, 0, 256) == []
+    address = VringAddress(0, 0, BASE, BASE + 0x3000, BASE + 0x2000, 0).pack()
+    assert peer.request(R.SET_VRING_ADDR, address) == [StartRing(0)]
+
+
+def test_a_ring_without_a_kick_descriptor_is_polled(peer):
+    peer.negotiate()
+    peer.share(MEMORY)
+    peer.set_up(0)
+    assert peer.u64(R.SET_VRING_KICK, 0x100) == [StartRing(0)]
+    assert peer.backend.rings[0].kick_fd is None
+    assert peer.u64(R.SET_VRING_KICK, 0, (6,)) == [UpdateRing(0)]
+    assert peer.u64(R.SET_VRING_KICK, 0x100, (7,)) == [UpdateRing(0), CloseFds((6, 7))]
+
+
+def test_logging_changes_on_a_started_ring_and_other_addresses_stop_it(peer):
+    peer.start(0)
+    logged = VringAddress(0, 1, BASE, BASE + 0x3000, BASE + 0x2000, 0x5000)
+    assert peer.request(R.SET_VRING_ADDR, logged.pack()) == [UpdateRing(0)]
+    assert peer.request(R.SET_VRING_ADDR, logged.pack()) == []
+    moved = VringAddress(0, 0, BASE + 0x8000, BASE + 0xB000, BASE + 0xA000, 0)
+    assert peer.request(R.SET_VRING_ADDR, moved.pack()) == [StopRing(0), CloseFds((200,))]
+
+
+def test_features_may_be_sent_again_while_running_but_not_changed(peer):
+    peer.start(0)
+    assert peer.u64(R.SET_FEATURES, NET | BIT_30, need_reply=True) == [ACK]
+    assert peer.u64(R.SET_FEATURES, BIT_30, need_reply=True) == [NACK]
+    assert "MRG_RXBUF" in peer.backend.log[-1].outcome
+    assert peer.backend.features == NET | BIT_30
+
+
+def test_refused_features_do_not_stick(peer):
+    peer.negotiate()
+    assert peer.u64(R.SET_FEATURES, mask(Feature.RSS), need_reply=True) == [NACK]
+    peer.u64(R.SET_STATUS, 11)
+    assert peer.request(R.GET_STATUS) == [U64(3).pack()]
+    peer.u64(R.SET_FEATURES, NET)
+    peer.u64(R.SET_STATUS, 11)
+    assert peer.request(R.GET_STATUS) == [U64(11).pack()]
+
+
+def test_a_live_ring_survives_the_removal_and_return_of_its_memory(peer):
+    peer.start(0)
+    other = RegionDescription(1 << 32, 1 << 20, BASE + (1 << 30), 0)
+    assert len(peer.request(R.ADD_MEM_REG, pack_single_region(other), (101,))[0].regions) == 2
+    peer.base = 33
+    removed = peer.request(R.REM_MEM_REG, pack_single_region(MEMORY), (102,))
+    assert removed == [
+        StopRing(0),
+        SetMemory((MemoryRegion(1 << 32, 1 << 20, BASE + (1 << 30), 0, 101),)),
+        CloseFds((100, 102)),
+    ]
+    grown = RegionDescription(0, 2 << 20, BASE, 0)
+    effects = peer.request(R.ADD_MEM_REG, pack_single_region(grown), (103,))
+    assert isinstance(effects[0], SetMemory)
+    assert effects[1:] == [StartRing(0)]
+    assert (peer.backend.rings[0].base, peer.backend.rings[0].kick_fd) == (33, 200)
+
+
+def test_a_new_table_with_live_rings_is_a_new_mapping(peer):
+    peer.start(0)
+    effects = peer.share(MEMORY, fds=(150,))
+    assert effects == [SetMemory((MemoryRegion(0, 1 << 20, BASE, 0, 150),)), CloseFds((100,))]
+
+
+def test_removing_what_is_not_there_changes_nothing(peer):
+    peer.negotiate()
+    assert peer.request(R.REM_MEM_REG, pack_single_region(MEMORY), need_reply=True) == [ACK]
+
+
+@pytest.mark.parametrize("request_", [R.RESET_DEVICE, R.RESET_OWNER])
+def test_a_reset_stops_and_disables_rings_but_keeps_memory(peer, request_):
+    peer.start(0)
+    peer.state(R.SET_VRING_ENABLE, 0, 1)
+    peer.u64(R.SET_VRING_CALL, 0, (7,))
+    peer.base = 12
+    assert peer.request(request_) == [StopRing(0), Reset(), CloseFds((200,))]
+    ring = peer.backend.rings[0]
+    assert (ring.size, ring.base, ring.enabled, ring.call_fd) == (0, 0, False, 7)
+    assert peer.backend.features == 0
+    assert len(peer.backend.regions) == 1
+    assert peer.backend.protocol_features == SUPPORTED_PROTOCOL_FEATURES
+
+
+def test_status_zero_stops_what_still_runs(peer):
+    peer.start(0)
+    peer.u64(R.SET_STATUS, 15)
+    assert peer.u64(R.SET_STATUS, 0) == [StopRing(0), SetStatus(0), CloseFds((200,))]
+
+
+def test_config_writes(peer):
+    peer.negotiate()
+    mac = b"\x52\x54\0\x12\x34\x56"
+    assert peer.request(R.SET_CONFIG, ConfigSpace(0, mac).pack()) == [WriteConfig(0, mac, 0)]
+    migrated = ConfigSpace(6, b"\1\0", 1)
+    assert peer.request(R.SET_CONFIG, migrated.pack()) == [WriteConfig(6, b"\1\0", 1)]
+    peer.backend.set_config(b"\7" * 24)
+    assert peer.request(R.GET_CONFIG, ConfigSpace(22, bytes(4)).pack()) == [ConfigSpace(22, b"\7\7\0\0").pack()]
+    assert peer.request(R.GET_CONFIG, ConfigSpace(0, bytes(257)).pack()) == [b""], "an empty reply says error"
+
+
+def test_mtu(peer):
+    peer.negotiate()
+    assert peer.u64(R.NET_SET_MTU, 9000, need_reply=True) == [SetMtu(9000), ACK]
+
+
+def test_the_acknowledgement_counts_from_the_request_that_negotiates_it(peer):
+    assert peer.u64(R.SET_PROTOCOL_FEATURES, SUPPORTED_PROTOCOL_FEATURES, need_reply=True) == [ACK]
+    fresh = Peer()
+    assert fresh.request(R.SET_OWNER, need_reply=True) == [], "not negotiated yet"
+
+
+def test_a_channel_replaced_closes_the_last(peer):
+    peer.negotiate()
+    peer.request(R.SET_BACKEND_REQ_FD, fds=(3,))
+    assert peer.request(R.SET_BACKEND_REQ_FD, fds=(4,)) == [SetBackendChannel(4), CloseFds((3,))]
+
+
+def test_a_packed_ring_has_its_own_rules(peer):
+    peer.negotiate(mask(Feature.RING_PACKED, Feature.VERSION_1) | BIT_30)
+    peer.share(MEMORY)
+    assert peer.state(R.SET_VRING_NUM, 0, 48, need_reply=True) == [ACK]
+    misplaced = VringAddress(0, 0, BASE, BASE + 0x3000, BASE + 0x2002, 0)
+    assert peer.request(R.SET_VRING_ADDR, misplaced.pack(), need_reply=True) == [NACK]
+    assert "driver event suppression" in peer.backend.log[-1].outcome
+    peer.request(R.SET_VRING_ADDR, VringAddress(0, 0, BASE, BASE + 0x3000, BASE + 0x2000, 0).pack())
+    peer.state(R.SET_VRING_BASE, 0, 48)
+    assert peer.u64(R.SET_VRING_KICK, 0, (5,), need_reply=True) == [CloseFds((5,)), NACK]
+    assert "base 0x30 is past its 48 descriptors" in peer.backend.log[-1].outcome
+    peer.state(R.SET_VRING_BASE, 0, 0x802F802F)
+    assert peer.u64(R.SET_VRING_KICK, 0, (6,), need_reply=True) == [StartRing(0), ACK]
+
+
+def test_memory_slots_are_bounded():
+    peer = Peer(Offer(OFFERED, max_memory_slots=1))
+    peer.negotiate()
+    peer.share(MEMORY)
+    more = pack_single_region(RegionDescription(1 << 32, 4096, 1 << 40, 0))
+    assert peer.request(R.ADD_MEM_REG, more, (5,), need_reply=True) == [CloseFds((5,)), NACK]
+    assert "all 1 memory slots are in use" in peer.backend.log[-1].outcome
+
+
+def test_what_is_not_offered_is_not_served():
+    peer = Peer(Offer(OFFERED, protocol_features=0))
+    assert peer.request(R.GET_FEATURES) == [U64(OFFERED).pack()]
+    (close,) = peer.request(R.GET_STATUS)
+    assert close == Close("GET_STATUS: protocol feature STATUS is not offered")
+
+
+def test_an_effect_that_fails_takes_the_request_back(peer):
+    peer.start(0)
+    old = peer.backend.regions
+    message = Message(R.SET_MEM_TABLE, pack_regions((MEMORY,)), (150,), VERSION | NEED_REPLY_FLAG)
+    assert peer.backend.receive(message)
+    effects = peer.backend.failed("cannot map 1 MiB")
+    assert effects[0] == CloseFds((150,))
+    assert isinstance(effects[1], Send)
+    assert effects[1].data.endswith(NACK)
+    assert peer.backend.regions == old
+    assert peer.backend.log[-1].outcome == "cannot map 1 MiB"
+
+
+def test_a_ring_that_cannot_start_is_not_started(peer):
+    peer.negotiate()
+    peer.share(MEMORY)
+    peer.set_up(0)
+    assert peer.backend.receive(Message(R.SET_VRING_KICK, U64(0).pack(), (5,))) == [StartRing(0)]
+    assert peer.backend.failed("no worker") == [Close("SET_VRING_KICK: no worker")]
+    assert peer.backend.disconnected() == [CloseFds((5, 100))]
+
+
+def test_a_ring_that_cannot_stop_ends_the_session(peer):
+    peer.start(0)
+    message = Message(R.RESET_DEVICE, flags=VERSION | NEED_REPLY_FLAG)
+    assert peer.backend.receive(message) == [StopRing(0), Reset()]
+    assert peer.backend.failed("the worker hangs") == [Close("RESET_DEVICE: the worker hangs")]
+    assert peer.backend.disconnected() == [CloseFds((200, 100))]
+
+
+def test_the_next_connection_finds_the_same_offer_and_nothing_else(peer):
+    peer.start(0, 1)
+    assert peer.backend.disconnected() == [StopRing(0), StopRing(1), CloseFds((100, 200, 201))]
+    assert peer.backend.negotiation == "listening"
+    assert peer.backend.disconnected() == []
+    assert peer.request(R.GET_FEATURES) == [U64(OFFERED | BIT_30).pack()]
+    peer.start(0)
+
+
+def test_the_log_is_bounded_and_names_requests(peer):
+    for _ in range(LOG_LENGTH + 5):
+        peer.request(R.GET_FEATURES)
+    assert len(peer.backend.log) == LOG_LENGTH
+    assert peer.backend.log[0].request == "GET_FEATURES"
