@@ -1,0 +1,68 @@
+"""Frames to the device, one buffer each, laid out as asked: exact rather than fast."""
+
+import time
+from collections.abc import Sequence
+
+from mpnet.errors import MpnetError
+from mpnet.guest.chain import PLAIN, Arena, Layout
+from mpnet.guest.frame import Frame
+from mpnet.guest.queue import Queue
+from mpnet.guest.virtqueue import NOTHING, add, notify
+
+_ARENA_BYTES = 1 << 20
+
+
+class Sender:
+    """Sends on one tx queue.
+
+    Args:
+        queue: the queue; nobody else may add to it.
+        header_bytes: of the virtio-net header, 12 or 10.
+    """
+
+    def __init__(self, queue: Queue, header_bytes: int) -> None:
+        self.queue = queue
+        self._header_bytes = header_bytes
+        self._arena = Arena(queue.memory, _ARENA_BYTES)
+
+    def send(self, frames: Sequence[Frame], layout: Layout = PLAIN, seconds: float = 5.0) -> None:
+        """Send every frame and wait until the device has used them all.
+
+        Raises:
+            MpnetError: it has not within ``seconds``, or a frame with this layout never fits.
+        """
+        deadline = time.monotonic() + seconds
+        pending = 0
+        for frame in frames:
+            data = frame.header.pack(self._header_bytes) + frame.data
+            while not self._add(data, layout):
+                if not pending:
+                    raise MpnetError(
+                        f"a frame of {len(frame.data)} bytes in {len(layout.pieces(len(data)))} pieces does not "
+                        f"fit into an empty queue of {self.queue.ring.size} descriptors",
+                        "cut it into fewer pieces or use an indirect table",
+                    )
+                pending = self._drain(pending, deadline)
+            pending += 1
+        self._drain(pending, deadline)
+
+    def _add(self, data: bytes, layout: Layout) -> bool:
+        buffer = self._arena.place(len(data), layout, writable=False)
+        if buffer is None:
+            return False
+        self._arena.fill(buffer, data)
+        return add(self.queue.virtqueue, buffer.chain, len(buffer.chain)) != NOTHING
+
+    def _drain(self, pending: int, deadline: float) -> int:
+        """Wait until the device holds nothing; return how many it holds then: 0."""
+        notify(self.queue.virtqueue)
+        while pending:
+            if self.queue.take() is not None:
+                pending -= 1
+            elif not self.queue.wait(deadline):
+                raise MpnetError(
+                    f"the device holds {pending} chains of ring {self.queue.ring.index} and returns none",
+                    "is it running, and the ring enabled?",
+                )
+        self._arena.clear()
+        return pending

@@ -1,0 +1,243 @@
+"""The driver's half of a split virtqueue (VIRTIO 1.3, 2.7.13 and 2.7.14).
+
+Compiled functions over a ``Virtqueue``: ``add`` chains, ``notify`` the device of them, ``take`` back what it
+used. One thread works a queue at a time. The descriptor table belongs to shared memory, so the driver keeps its
+own links and never believes what it reads there: a device that returns a chain it does not hold is caught.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnet.guest.memory import GuestMemory
+from mpnet.jit.compile import compiled
+from mpnet.jit.memory import fence
+from mpnet.jit.syscalls import write
+from mpnet.virtio import split_ring as ring
+from mpnet.virtio.split_ring import DESC_F_NEXT, DESCRIPTOR_BYTES, USED_F_NO_NOTIFY
+
+Chain: TypeAlias = NDArray[np.int64]
+"""Descriptors of one chain, shape ``(n, 3)``: guest address, length, flags (WRITE, INDIRECT; NEXT is added)."""
+
+NOTHING = -1
+"""From ``take``: the device has returned nothing new. From ``add``: there is no room now."""
+BROKEN = -2
+"""From ``take``: the device returned what it does not hold; the queue is of no more use."""
+_ALL = 0xFFFF
+
+STATE = np.dtype(
+    [
+        ("descriptors", "i8"),  # host addresses of the three parts
+        ("avail", "i8"),
+        ("used", "i8"),
+        ("size", "i8"),
+        ("event_idx", "i8"),
+        ("kick_fd", "i8"),  # -1: the device polls
+        ("one", "i8"),  # host address of the 8 bytes written to the kick
+        ("one_value", "i8"),
+        ("free_head", "i8"),
+        ("free_count", "i8"),
+        ("avail_index", "i8"),
+        ("notified", "i8"),  # avail index at the last decision to kick
+        ("used_index", "i8"),
+        ("used_seen", "i8"),
+        ("kicks", "i8"),
+        ("kicks_suppressed", "i8"),
+        ("calls", "i8"),
+        ("broken", "i8"),
+    ]
+)
+
+
+class Virtqueue(NamedTuple):
+    """What the driver knows of one queue.
+
+    Attributes:
+        state: one record of ``STATE``, shape ``(1,)``.
+        links: our copy of each descriptor's ``next``, also of free ones; int64, shape ``(size,)``.
+        lengths: descriptors of the chain that starts here and is with the device, else 0; int64, ``(size,)``.
+    """
+
+    state: Any
+    links: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+class Addresses(NamedTuple):
+    """Where the parts of a queue lie, as guest addresses or as host addresses."""
+
+    descriptors: int
+    avail: int
+    used: int
+
+
+def allocate(memory: GuestMemory, size: int) -> Addresses:
+    """Set aside zeroed memory for a queue of ``size`` descriptors; return guest addresses (2.7)."""
+    return Addresses(
+        memory.allocate(ring.descriptor_table_bytes(size), 16),
+        memory.allocate(ring.avail_bytes(size)),
+        memory.allocate(ring.used_bytes(size)),
+    )
+
+
+def host_addresses(memory: GuestMemory, guest: Addresses, size: int) -> Addresses:
+    """The same queue's addresses in this process."""
+    return Addresses(
+        memory.host_address(guest.descriptors, ring.descriptor_table_bytes(size)),
+        memory.host_address(guest.avail, ring.avail_bytes(size)),
+        memory.host_address(guest.used, ring.used_bytes(size)),
+    )
+
+
+def make_virtqueue(host: Addresses, size: int, kick_fd: int = -1, event_idx: bool = False) -> Virtqueue:
+    """A queue with every descriptor free, over parts at host addresses that are all zero.
+
+    Raises:
+        ValueError: ``size`` is not a power of two that a split queue can have (2.7).
+    """
+    if size & (size - 1) or not ring.MIN_SIZE <= size <= ring.MAX_SIZE:
+        raise ValueError(f"a split virtqueue of {size} descriptors: expected a power of two, 2 to 32768")
+    state = np.zeros(1, STATE).view(np.recarray)
+    record = state[0]
+    record.descriptors, record.avail, record.used = host
+    record.size = record.free_count = size
+    record.event_idx, record.kick_fd = int(event_idx), kick_fd
+    record.one_value = 1
+    record.one = state.ctypes.data + STATE.fields["one_value"][1]  # type: ignore[index]  # a record has fields
+    links = np.arange(1, size + 1, dtype=np.int64)
+    return Virtqueue(state, links, np.zeros(size, np.int64))
+
+
+@compiled
+def add(queue: Virtqueue, chain: Chain, count: int) -> int:
+    """Place the first ``count`` rows of ``chain`` at the device's disposal (2.7.13.1, 2.7.13.2).
+
+    The device sees it after ``notify``. Returns the head, which ``take`` will name, or ``NOTHING``.
+    """
+    state = queue.state[0]
+    if count < 1 or count > state.free_count:
+        return NOTHING
+    head = state.free_head
+    index = head
+    for row in range(count):
+        following = queue.links[index]
+        last = row + 1 == count
+        ring.write_descriptor(
+            state.descriptors + DESCRIPTOR_BYTES * index,
+            chain[row, 0],
+            chain[row, 1],
+            chain[row, 2] if last else chain[row, 2] | DESC_F_NEXT,
+            0 if last else following,
+        )
+        index = following
+    state.free_head = index
+    return _offer(queue, head, count)
+
+
+@compiled
+def add_one(queue: Virtqueue, address: int, length: int, flags: int) -> int:
+    """``add`` for a chain of one descriptor, without an array; there must be a free descriptor."""
+    state = queue.state[0]
+    head = state.free_head
+    ring.write_descriptor(state.descriptors + DESCRIPTOR_BYTES * head, address, length, flags, 0)
+    state.free_head = queue.links[head]
+    return _offer(queue, head, 1)
+
+
+@compiled
+def _offer(queue: Virtqueue, head: int, count: int) -> int:
+    state = queue.state[0]
+    state.free_count -= count
+    queue.lengths[head] = count
+    ring.set_avail_entry(state.avail, state.avail_index, state.size, head)
+    state.avail_index = (state.avail_index + 1) & _ALL
+    return head
+
+
+@compiled
+def notify(queue: Virtqueue) -> bool:
+    """Show the device what was added (2.7.13.3) and kick it if it wants that (2.7.13.4); tell whether it did."""
+    state = queue.state[0]
+    if state.notified == state.avail_index:
+        return False
+    ring.publish_avail(state.avail, state.avail_index)
+    fence()  # the device sees the index before we read whether it sleeps, or both would wait
+    if state.event_idx != 0:
+        wanted = ring.need_event(ring.avail_event(state.used, state.size), state.avail_index, state.notified)
+    else:
+        wanted = ring.used_flags(state.used) & USED_F_NO_NOTIFY == 0
+    state.notified = state.avail_index
+    if wanted:
+        kick(queue)
+    else:
+        state.kicks_suppressed += 1
+    return wanted
+
+
+@compiled
+def kick(queue: Virtqueue) -> None:
+    """Kick the device whether it asks for it or not."""
+    state = queue.state[0]
+    if state.kick_fd >= 0:
+        write(state.kick_fd, state.one, 8)
+        state.kicks += 1
+
+
+@compiled
+def take(queue: Virtqueue) -> tuple[int, int]:
+    """Take one chain back from the device (2.7.14): its head and the bytes the device wrote.
+
+    Its descriptors are free again. The head is ``NOTHING`` when there is none, ``BROKEN`` when the device
+    returned a chain it does not hold or more chains than it holds.
+    """
+    state = queue.state[0]
+    if state.broken != 0:
+        return BROKEN, 0
+    if state.used_index == state.used_seen:
+        state.used_seen = ring.used_index(state.used)
+        if state.used_index == state.used_seen:
+            return NOTHING, 0
+    head = ring.used_entry_id(state.used, state.used_index, state.size)
+    length = ring.used_entry_length(state.used, state.used_index, state.size)
+    if head >= state.size or queue.lengths[head] == 0:
+        state.broken = 1
+        return BROKEN, 0
+    state.used_index = (state.used_index + 1) & _ALL
+    _release(queue, head)
+    return head, length
+
+
+@compiled
+def _release(queue: Virtqueue, head: int) -> None:
+    state = queue.state[0]
+    last = head
+    for _ in range(queue.lengths[head] - 1):
+        last = queue.links[last]
+    queue.links[last] = state.free_head
+    state.free_head = head
+    state.free_count += queue.lengths[head]
+    queue.lengths[head] = 0
+
+
+@compiled
+def suppress_calls(queue: Virtqueue) -> None:
+    """Ask for no call for now (2.7.7). With EVENT_IDX that holds for 65535 chains: repeat it."""
+    state = queue.state[0]
+    if state.event_idx != 0:
+        ring.set_used_event(state.avail, state.size, (state.used_index - 1) & _ALL)
+    else:
+        ring.set_avail_flags(state.avail, ring.AVAIL_F_NO_INTERRUPT)
+
+
+@compiled
+def request_call(queue: Virtqueue) -> bool:
+    """Ask for a call at the next used chain; tell whether one is there already, for which none may come."""
+    state = queue.state[0]
+    if state.event_idx != 0:
+        ring.set_used_event(state.avail, state.size, state.used_index)
+    else:
+        ring.set_avail_flags(state.avail, 0)
+    fence()  # the device sees the request before we look, or both would wait
+    pending: bool = ring.used_index(state.used) != state.used_index
+    return pending
