@@ -311,10 +311,16 @@ def test_a_reset_stops_and_disables_rings_but_keeps_memory(peer, request_):
     assert peer.backend.protocol_features == SUPPORTED_PROTOCOL_FEATURES
 
 
-def test_status_zero_stops_what_still_runs(peer):
+def test_status_zero_stops_what_still_runs_and_keeps_where_it_was(peer):
+    # QEMU before 8.0 asks for the base only after status 0, and resumes a paused guest from the answer.
     peer.start(0)
     peer.u64(R.SET_STATUS, 15)
+    peer.base = 41
     assert peer.u64(R.SET_STATUS, 0) == [StopRing(0), SetStatus(0), CloseFds((200,))]
+    assert peer.state(R.GET_VRING_BASE, 0, 0) == [VringState(0, 41).pack()]
+    peer.state(R.SET_VRING_BASE, 0, 41)
+    assert peer.u64(R.SET_VRING_KICK, 0, (201,)) == [StartRing(0)]
+    assert peer.backend.rings[0].base == 41
 
 
 def test_config_writes(peer):

@@ -179,6 +179,11 @@ class FrontEnds(RuleBasedStateMachine):
         self.session.request(Message(Request.SET_VRING_ADDR, address, (), flags))
         self.session.request(Message(Request.SET_VRING_KICK, U64(index).pack(), self.session.bring(1), flags))
 
+    @rule(index=INDEX, enable=st.booleans())
+    def enable(self, index, enable):
+        state = VringState(index, int(enable)).pack()
+        self.session.request(Message(Request.SET_VRING_ENABLE, state, (), VERSION | NEED_REPLY_FLAG))
+
     @rule(place=PLACE)
     def share(self, place):
         table = pack_regions((RegionDescription(place, 1 << 18, BASE, 0),))

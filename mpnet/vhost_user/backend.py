@@ -95,7 +95,16 @@ RULES: Mapping[int, Rule] = MappingProxyType(
 )
 
 
-_KEEP_BASE = frozenset({Request.GET_VRING_BASE, Request.SET_MEM_TABLE, Request.ADD_MEM_REG, Request.REM_MEM_REG})
+_KEEP_BASE = frozenset(
+    {
+        Request.GET_VRING_BASE,
+        Request.SET_STATUS,
+        Request.SET_MEM_TABLE,
+        Request.ADD_MEM_REG,
+        Request.REM_MEM_REG,
+    }
+)
+"""Requests that stop rings which may go on later where they were left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +220,7 @@ class Backend:
         """Tell where a ring was left once ``StopRing`` has been performed.
 
         GET_VRING_BASE answers with it, and a ring that lost its memory for a while goes on there. Where the ring
-        stops for a reset or a new set-up the number is not kept.
+        stops for RESET_DEVICE or a new set-up the number is not kept.
 
         Args:
             index: the ring.

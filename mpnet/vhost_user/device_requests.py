@@ -102,8 +102,10 @@ def reset(draft: State, _message: Message) -> list[Effect]:
 
 
 def set_status(draft: State, message: Message) -> list[Effect]:
-    """Take the driver's device status (VIRTIO 2.1); 0 resets, but keeps memory and what is enabled.
+    """Take the driver's device status (VIRTIO 2.1); 0, a reset, stops every ring.
 
+    What is known of the rings stays, where they were left above all: QEMU before 8.0 sends status 0 first and
+    GET_VRING_BASE after, and when it only pauses its guest it later has the rings go on from that answer.
     FEATURES_OK does not stick when the features were refused (VIRTIO 2.2.2): the driver reads it back.
     """
     status = U64.unpack(message.payload).value
@@ -111,11 +113,7 @@ def set_status(draft: State, message: Message) -> list[Effect]:
         raise RefusedError(f"status {status:#x} does not fit 8 bits (VIRTIO 2.1)")
     if draft.features_refused:
         status &= ~STATUS_FEATURES_OK
-    stops: list[Effect] = []
-    if status == 0:
-        stops = _stop_all(draft)
-        for ring in draft.rings:
-            ring.forget_setup()
+    stops = [] if status else _stop_all(draft)
     changed = status != draft.status
     draft.status = status
     return [*stops, SetStatus(status)] if changed or stops else []
