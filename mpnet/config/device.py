@@ -18,8 +18,11 @@ MAX_SOCKET_BYTES = 107
 """sun_path of a Unix socket's address, less its closing zero."""
 MAX_TAP_BYTES = 15
 """IFNAMSIZ less its closing zero."""
+FD_PREFIX = "fd:"
+"""Begins a ``socket`` that is no path but a connected socket this process has inherited."""
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+_FD = re.compile(r"fd:\d{1,6}", re.ASCII)
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _TAP_FORBIDDEN = re.compile(r"[/:%\s\x00-\x1f\x7f]")
 
@@ -30,7 +33,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         id: the device's name in commands, metrics and shared memory; a letter, then letters, digits, ``_.-``.
         tap: the TAP that carries its packets on the host.
-        socket: path of its vhost-user Unix socket.
+        socket: path of its vhost-user Unix socket; or ``fd:N`` for a connected one, inherited as descriptor N.
         queue_pairs: receive/transmit queue pairs, 1 to ``MAX_QUEUE_PAIRS``.
         workers: processes that share the pairs; 0 for one per pair.
         cpus: processors to pin the workers to, in turn; empty leaves them to the scheduler.
@@ -70,6 +73,11 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def worker_count(self) -> int:
         """Processes to start: as many as asked for, else one per queue pair."""
         return self.workers or self.queue_pairs
+
+    @property
+    def socket_fd(self) -> int | None:
+        """The descriptor of an inherited socket; None where ``socket`` is a path."""
+        return int(self.socket.removeprefix(FD_PREFIX)) if self.socket.startswith(FD_PREFIX) else None
 
     @property
     def mac_octets(self) -> bytes:
@@ -115,6 +123,8 @@ def _check_socket(value: str) -> None:
             f"socket is {length} bytes long, but a Unix socket's path has 1 to {MAX_SOCKET_BYTES}",
             "choose a shorter path, as /run/mpnet/net0.sock",
         )
+    if value.startswith(FD_PREFIX) and not _FD.fullmatch(value):
+        raise FieldError("socket", f"socket is {value!r}, expected {FD_PREFIX}N or a path", "as in socket=fd:3")
     if "\0" in value:
         raise FieldError("socket", "socket has a zero byte, expected a path in the file system")
 
