@@ -31,7 +31,7 @@ STATE = np.dtype(
         ("descriptors", "i8"),  # host addresses of the three parts
         ("avail", "i8"),
         ("used", "i8"),
-        ("size", "i8"),
+        ("entries", "i8"),  # not "size": of a record, that is numpy's own attribute
         ("event_idx", "i8"),
         ("kick_fd", "i8"),  # -1: the device polls
         ("one", "i8"),  # host address of the 8 bytes written to the kick
@@ -101,7 +101,7 @@ def make_virtqueue(host: Addresses, size: int, kick_fd: int = -1, event_idx: boo
     state = np.zeros(1, STATE).view(np.recarray)
     record = state[0]
     record.descriptors, record.avail, record.used = host
-    record.size = record.free_count = size
+    record.entries = record.free_count = size
     record.event_idx, record.kick_fd = int(event_idx), kick_fd
     record.one_value = 1
     record.one = state.ctypes.data + STATE.fields["one_value"][1]  # type: ignore[index]  # a record has fields
@@ -150,7 +150,7 @@ def _offer(queue: Virtqueue, head: int, count: int) -> int:
     state = queue.state[0]
     state.free_count -= count
     queue.lengths[head] = count
-    ring.set_avail_entry(state.avail, state.avail_index, state.size, head)
+    ring.set_avail_entry(state.avail, state.avail_index, state.entries, head)
     state.avail_index = (state.avail_index + 1) & _ALL
     return head
 
@@ -164,7 +164,7 @@ def notify(queue: Virtqueue) -> bool:
     ring.publish_avail(state.avail, state.avail_index)
     fence()  # the device sees the index before we read whether it sleeps, or both would wait
     if state.event_idx != 0:
-        wanted = ring.need_event(ring.avail_event(state.used, state.size), state.avail_index, state.notified)
+        wanted = ring.need_event(ring.avail_event(state.used, state.entries), state.avail_index, state.notified)
     else:
         wanted = ring.used_flags(state.used) & USED_F_NO_NOTIFY == 0
     state.notified = state.avail_index
@@ -198,9 +198,9 @@ def take(queue: Virtqueue) -> tuple[int, int]:
         state.used_seen = ring.used_index(state.used)
         if state.used_index == state.used_seen:
             return NOTHING, 0
-    head = ring.used_entry_id(state.used, state.used_index, state.size)
-    length = ring.used_entry_length(state.used, state.used_index, state.size)
-    if head >= state.size or queue.lengths[head] == 0:
+    head = ring.used_entry_id(state.used, state.used_index, state.entries)
+    length = ring.used_entry_length(state.used, state.used_index, state.entries)
+    if head >= state.entries or queue.lengths[head] == 0:
         state.broken = 1
         return BROKEN, 0
     state.used_index = (state.used_index + 1) & _ALL
@@ -225,7 +225,7 @@ def suppress_calls(queue: Virtqueue) -> None:
     """Ask for no call for now (2.7.7). With EVENT_IDX that holds for 65535 chains: repeat it."""
     state = queue.state[0]
     if state.event_idx != 0:
-        ring.set_used_event(state.avail, state.size, (state.used_index - 1) & _ALL)
+        ring.set_used_event(state.avail, state.entries, (state.used_index - 1) & _ALL)
     else:
         ring.set_avail_flags(state.avail, ring.AVAIL_F_NO_INTERRUPT)
 
@@ -235,7 +235,7 @@ def request_call(queue: Virtqueue) -> bool:
     """Ask for a call at the next used chain; tell whether one is there already, for which none may come."""
     state = queue.state[0]
     if state.event_idx != 0:
-        ring.set_used_event(state.avail, state.size, state.used_index)
+        ring.set_used_event(state.avail, state.entries, state.used_index)
     else:
         ring.set_avail_flags(state.avail, 0)
     fence()  # the device sees the request before we look, or both would wait
