@@ -137,7 +137,7 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
     for segment in segments:
         for pair in range(segment.queue_pairs):
             ring, labels = segment.rings[2 * pair], [segment.name, str(pair)]
-            entries.add_metric(labels, int(ring.size))
+            entries.add_metric(labels, int(ring.entries))
             available.add_metric(labels, int(ring.available_entries))
     yield from (entries, available)
 
