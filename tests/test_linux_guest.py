@@ -1,11 +1,21 @@
 """The throw-away Linux guest, proved on QEMU's own virtio-net device; and the arguments for attaching mpnet's."""
 
+import ctypes
+import os
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
-from mpnet.errors import ConfigError
+from mpnet.errors import ConfigError, MpnetError
+from mpnet.guest import debian
 from mpnet.guest.linux.agent import GuestError
 from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.initramfs import load_order
@@ -114,6 +124,11 @@ def test_vlan(guest: LinuxGuest) -> None:
     assert station.echoes == 3
 
 
+def test_driver_is_bound_anew(guest: LinuxGuest) -> None:
+    traffic.rebind(guest)
+    traffic.ping(guest, HOST)
+
+
 def test_added_memory_is_used(guest: LinuxGuest) -> None:
     total = "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"
     before = int(guest.check(total))
@@ -148,6 +163,94 @@ def test_a_guest_that_cannot_start_tells_what_qemu_said() -> None:
         LinuxGuest(nic, Machine(accel="tcg", machine="no-such-machine"), Setup()),
     ):
         pass
+
+
+@contextmanager
+def children_of_the_dead() -> Iterator[None]:
+    """Become the parent of grandchildren whose parent dies, so that they can be waited for."""
+    set_child_subreaper = 36
+    libc = ctypes.CDLL(None)
+    libc.prctl(set_child_subreaper, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+
+
+def test_qemu_ends_with_a_parent_that_is_killed() -> None:
+    traffic.require_linux_guest()
+    script = (
+        "import sys, mpnet.guest.linux.guest as g, mpnet.guest.linux.qemu as q\n"
+        "guest = g.LinuxGuest(q.VhostUserNic(socket='/nowhere'), q.Machine(accel='tcg'), g.Setup())\n"
+        "guest.start()\nprint(guest.pid, flush=True)\nsys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with children_of_the_dead(), subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        qemu = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        _, status = os.waitpid(qemu, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def test_stop_ends_a_guest_that_waits_for_its_back_end() -> None:
+    traffic.require_linux_guest()
+    guest = LinuxGuest(VhostUserNic(socket="/nowhere"), Machine(accel="tcg"), Setup())
+    guest.start()
+    pid = guest.pid
+    guest.stop()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(GuestError, match="not started"):
+        guest.run("true")
+
+
+@pytest.fixture
+def kernel_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A package with the layout of a kernel's, served instead of the mirror's; gives the folders it went to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    (source / "DEBIAN").mkdir(parents=True)
+    (source / "DEBIAN/control").write_text(
+        "Package: linux-image-6.1\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: a\n"
+    )
+    (source / "boot").mkdir()
+    (source / "boot/vmlinuz-6.1.0").write_bytes(b"kernel")
+    (source / "lib/modules/6.1.0/kernel").mkdir(parents=True)
+    subprocess.run(["dpkg-deb", "--build", source, tmp_path / "kernel.deb"], check=True, capture_output=True)
+    fetched: list[Path] = []
+
+    def fetch(folder: Path) -> tuple[str, Path]:
+        fetched.append(folder)
+        return "linux-image-6.1.0", tmp_path / "kernel.deb"
+
+    monkeypatch.setattr(debian, "_fetch", fetch)
+    return fetched
+
+
+def test_kernel_is_fetched_once_by_callers_at_once(kernel_package: list[Path]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        kernels = list(pool.map(lambda _: debian.kernel(), range(4)))
+    assert len(kernel_package) == 1
+    assert {kernel.image.read_bytes() for kernel in kernels} == {b"kernel"}
+    assert (kernels[0].modules / "modules.dep").exists()
+
+
+def test_a_cached_kernel_with_a_hole_is_fetched_again(kernel_package: list[Path]) -> None:
+    debian.kernel().image.write_bytes(b"ker")
+    (debian.cache_directory() / f"{debian.UNFINISHED}left").mkdir()
+    assert debian.kernel().image.read_bytes() == b"kernel"
+    assert len(kernel_package) == 2
+    assert not list(debian.cache_directory().glob(f"{debian.UNFINISHED}*"))
+
+
+def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(MpnetError, match="iperf3 is not on this machine: apt-get install iperf3"):
+        debian.program("iperf3")
+    assert debian.missing_packages(["dpdk-testpmd", "promtool"]) == ["dpdk-dev", "prometheus"]
+    with pytest.raises(MpnetError, match="no apt-get"):
+        debian.install(["no-such-package"])
 
 
 def test_attach_arguments_for_a_user_with_kvm() -> None:

@@ -37,6 +37,9 @@ PROGRAM_PACKAGES = {
 LINUX_GUEST_PROGRAMS = ("qemu-system-x86_64", "busybox", "iperf3", "ethtool", "setpriv")
 """What a throw-away Linux guest is made of, its kernel apart."""
 
+UNFINISHED = ".new-"
+"""What names of folders in the cache begin with while they are written."""
+
 _MANIFEST = "whole.json"
 # A mirror that hangs must not hang the tests; a kernel is some 30 MB.
 _APT_SECONDS = 600
@@ -118,6 +121,8 @@ def cache_lock() -> Iterator[Path]:
     directory = cache_directory()
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for unfinished in directory.glob(f"{UNFINISHED}*"):  # of a writer that was killed
+            shutil.rmtree(unfinished)
         yield directory
 
 
@@ -139,7 +144,7 @@ def kernel() -> Kernel:
 
 def _download_kernel(kernels: Path) -> Path:
     """Unpack the kernel package into `kernels` by one rename of a whole tree."""
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=kernels) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=kernels.parent) as temporary:
         staging = Path(temporary)
         package, archive = _fetch(staging)
         tree = staging / "tree"
@@ -171,7 +176,7 @@ def _fetch(folder: Path) -> tuple[str, Path]:
             return match[1], next(folder.glob("linux-image-*.deb"))
     raise MpnetError(
         f"no kernel for a guest: the package {KERNEL_PACKAGE} is neither cached nor could it be downloaded",
-        "check that /etc/apt/sources.list names a reachable Debian mirror and run: apt-get update",
+        "check that a Debian mirror is reachable (not from a network namespace) and run: apt-get update",
     )
 
 

@@ -203,5 +203,13 @@ def set_combined(guest: LinuxGuest, queue_pairs: int, interface: str = "eth0") -
     guest.check(["ethtool", "-L", interface, "combined", str(queue_pairs)])
 
 
+def rebind(guest: LinuxGuest) -> None:
+    """Unbind the driver of eth0 from its device, bind it again and set the interface up as after boot."""
+    guest.check(
+        "device=$(basename $(readlink -f /sys/class/net/eth0/device)) && cd /sys/bus/virtio/drivers/virtio_net"
+        " && echo $device >unbind && [ ! -e /sys/class/net/eth0 ] && echo $device >bind && sh /network.sh"
+    )
+
+
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -5,6 +5,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mpnet.errors import MpnetError
@@ -50,7 +51,8 @@ class Job:
             GuestError: it took too long, or the guest rebooted or ended under it.
         """
         if not self._ended.wait(timeout):
-            self.kill()
+            with suppress(GuestError):
+                self.kill()
             raise GuestError(f"the guest's command {self.command!r} did not end in {timeout:g} s")
         if self._completed is None:
             raise GuestError(f"the guest rebooted or ended while it ran {self.command!r}")
@@ -122,12 +124,10 @@ class Agent:
 
     def _serve(self) -> None:
         """Read lines until the guest or `close` hangs up."""
-        with self._stream.makefile("rb") as lines:
-            try:
-                for line in lines:
-                    self._take(line.decode(errors="replace").split())
-            except OSError:
-                pass  # QEMU was killed with data on the way: as good as an end
+        # An error is a QEMU that was killed with data on the way: as good as an end.
+        with self._stream.makefile("rb") as lines, suppress(OSError):
+            for line in lines:
+                self._take(line.decode(errors="replace").split())
         with self._changed:
             self._closed = True
             self._end_jobs()

@@ -237,14 +237,19 @@ class LinuxGuest:
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             return
+        # Before the guest is up QEMU may still wait for a back-end, deaf to its monitor.
+        asks = [process.terminate, process.kill]
+        if self._agent is not None and self._agent.boots:
+            asks.insert(0, self._quit)
+        for ask in asks:
+            ask()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+                return
+
+    def _quit(self) -> None:
         with suppress(MpnetError):
             self.monitor("quit")
-        for harder in (process.terminate, process.kill):
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                harder()
-        process.wait()
 
     def _live_agent(self) -> Agent:
         if self._agent is None:

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# Process 1 of the throw-away guest: mounts, loads modules, sets eth0 up as the kernel command line says
-# (mpnet.ip=ADDRESS/PREFIX[,...] mpnet.mtu=BYTES mpnet.gateway=ADDRESS mpnet.shell=1), then serves the agent.
+# Process 1 of the throw-away guest: mounts, loads modules, sets eth0 up, starts the agent. The kernel command
+# line may say: mpnet.ip=ADDRESS/PREFIX[,...] mpnet.mtu=BYTES mpnet.gateway=ADDRESS mpnet.shell=1.
 
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /root /usr/bin /usr/sbin /sbin
 /bin/busybox --install -s /bin
@@ -23,27 +23,12 @@ for module in virtio_pci virtio_mmio virtio_net virtio_console 8021q; do
 	modprobe "$module" || echo "mpnet: modprobe $module failed"
 done
 
-option() {
-	sed -n "s/^\(.* \)\{0,1\}$1=\([^ ]*\).*/\2/p" /proc/cmdline
-}
-
 ip link set lo up
-if [ -d /sys/class/net/eth0 ]; then
-	mtu=$(option mpnet.mtu)
-	[ -z "$mtu" ] || ip link set eth0 mtu "$mtu"
-	ip link set eth0 up
-	for address in $(option mpnet.ip | tr , ' '); do
-		ip address add "$address" dev eth0
-	done
-	gateway=$(option mpnet.gateway)
-	[ -z "$gateway" ] || ip route add default via "$gateway"
-else
-	echo "mpnet: no eth0: the network device is absent or its driver refused it"
-fi
+sh /network.sh
 
 setsid sh /agent.sh &
 
-if [ -n "$(option mpnet.shell)" ]; then
+if grep -qw mpnet.shell=1 /proc/cmdline; then
 	echo "A throw-away Linux guest. exit, poweroff or Ctrl-A X ends it."
 	setsid cttyhack sh
 	poweroff -f

@@ -36,7 +36,7 @@ def build(kernel: debian.Kernel) -> Path:
         digest.update(content)
     with debian.cache_lock() as cache:
         archive = cache / f"initramfs-{digest.hexdigest()[:32]}.cpio"
-        if not archive.exists():
+        if not _is_whole(archive):
             _write(archive, contents)
     return archive
 
@@ -79,7 +79,8 @@ def _contents(kernel: debian.Kernel) -> Iterator[tuple[str, bytes]]:
     """Give every file of the archive: its path without the leading slash, and its bytes."""
     scripts = resources.files("mpnet.guest.linux")
     yield "init", (scripts / "init.sh").read_bytes()
-    yield "agent.sh", (scripts / "agent.sh").read_bytes()
+    for script in ("agent.sh", "network.sh"):
+        yield script, (scripts / script).read_bytes()
     yield "bin/busybox", debian.program("busybox").read_bytes()
     yield from _modules(kernel)
     tools = [debian.program(tool) for tool in TOOLS]
@@ -113,9 +114,14 @@ def _libraries(programs: Sequence[Path]) -> list[str]:
     return sorted(set(re.findall(r"(/\S+) \(0x", listing.stdout)))
 
 
+def _is_whole(archive: Path) -> bool:
+    """Whether an archive is there to its end, where cpio puts a member of this name."""
+    return archive.exists() and b"TRAILER!!!" in archive.read_bytes()[-1024:]
+
+
 def _write(archive: Path, contents: dict[str, bytes]) -> None:
     """Write the archive under its name only once it is complete."""
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=archive.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=debian.UNFINISHED, dir=archive.parent) as temporary:
         root = Path(temporary) / "root"
         # The kernel opens /dev/console from its built-in archive, whose folder this must not take away.
         for folder in ("dev", "proc", "sys"):
