@@ -40,9 +40,7 @@ class Framer:
     @property
     def wanted(self) -> int:
         """Bytes to read next, at least 1; reading more than this breaks the descriptors' order."""
-        length = len(self._data)
-        end = HEADER.size if length < HEADER.size else HEADER.size + self._size
-        return end - length
+        return HEADER.size + self._size - len(self._data)
 
     @property
     def midway(self) -> bool:
