@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn, Self
 
 from mpnet.errors import TapError
@@ -90,10 +90,20 @@ class Tap:
         return frozenset(self._attached)
 
     def attach(self, pair: int) -> None:
-        """Let the kernel send packets to a queue pair; attached twice is attached once."""
+        """Let the kernel send packets to a queue pair; attached twice is attached once.
+
+        Raises:
+            TapError: the TAP is gone.
+        """
         if pair in self._attached:
             return
-        ioctls.set_queue(self.fds[pair], attached=True)
+        try:
+            ioctls.set_queue(self.fds[pair], attached=True)
+        except OSError as error:
+            raise TapError(
+                f"queue {pair} of TAP {self.name!r} cannot be attached ({error.strerror})",
+                f"was the TAP deleted? {_add_command(self.name)}, then restart mpnet",
+            ) from error
         self._attached.add(pair)
         if len(self._attached) == 1 and not self._carrier:
             self._on_device(self._apply_carrier)
@@ -102,7 +112,8 @@ class Tap:
         """Keep the kernel from sending packets to a queue pair; what its queue holds is dropped."""
         if not self.multi_queue or pair not in self._attached:
             return
-        ioctls.set_queue(self.fds[pair], attached=False)
+        with suppress(OSError):  # a TAP that was deleted has no queue attached
+            ioctls.set_queue(self.fds[pair], attached=False)
         self._attached.remove(pair)
 
     def offloads(self) -> int:

@@ -1,0 +1,103 @@
+"""What a device is doing, as plain values for the management socket."""
+
+import time
+from typing import Any
+
+import msgspec
+
+from mpnet.control.device import Device
+from mpnet.control.worker import Worker
+from mpnet.segment.layout import DropReason, Fault, RestartReason, RingState
+from mpnet.virtio.config_space import format_mac
+from mpnet.virtio.features import names
+
+_COUNTERS = (
+    "packets",
+    "bytes",
+    "gso_packets",
+    "kicks",
+    "calls",
+    "calls_suppressed",
+    "faults",
+    "available_entries",
+)
+
+
+def describe_device(device: Device) -> dict[str, Any]:
+    """Return everything ``mpnet device show`` tells."""
+    backend, header = device.backend, device.segment.header
+    return {
+        "id": device.config.id,
+        "config": msgspec.to_builtins(device.config),
+        "mac": format_mac(device.settings.mac),
+        "mtu": device.mtu,
+        "link": "up" if device.link_up else "down",
+        "queue_pairs": device.config.queue_pairs,
+        "offered_pairs": device.offered_pairs,
+        "enabled_pairs": int(header.enabled_pairs),
+        "features_offered": names(backend.offer.all_features),
+        "features": names(backend.features),
+        "status": backend.status,
+        "session": _session(device),
+        "tap": _tap(device),
+        "rings": [_ring(device, number) for number in range(len(device.segment.rings))],
+        "workers": describe_workers(device),
+    }
+
+
+def describe_workers(device: Device) -> list[dict[str, Any]]:
+    """Return what ``mpnet worker list`` tells of a device, by slot; a slot whose worker is being replaced too."""
+    supervisor = device.supervisor
+    return [_worker(device, slot, supervisor.workers.get(slot)) for slot in range(supervisor.count)]
+
+
+def _session(device: Device) -> dict[str, Any]:
+    peer = device.peer
+    return {
+        "state": device.backend.negotiation if peer else "listening",
+        "front_end": {"pid": peer.pid, "uid": peer.uid, "name": peer.name} if peer else None,
+        "connections": int(device.segment.header.connections),
+        "requests": [{"request": entry.request, "outcome": entry.outcome} for entry in device.backend.log],
+    }
+
+
+def _tap(device: Device) -> dict[str, Any]:
+    tap = device.tap
+    return {
+        "name": tap.name,
+        "up": tap.up,
+        "mtu": tap.mtu,
+        "multi_queue": tap.multi_queue,
+        "created": tap.created,
+        "attached": sorted(tap.attached),
+    }
+
+
+def _ring(device: Device, number: int) -> dict[str, Any]:
+    record = device.segment.rings[number]
+    control = number == device.supervisor.desired.control_ring
+    return {
+        "index": number,
+        "queue": None if control else number // 2,
+        "direction": "control" if control else ("rx", "tx")[number % 2],
+        "state": RingState(int(record.state)).name.lower(),
+        "fault": Fault(int(record.fault)).name.lower(),
+        "size": int(record.size),
+        **{counter: int(record[counter]) for counter in _COUNTERS},
+        "drops": {reason.name.lower(): int(record.drops[reason]) for reason in DropReason},
+    }
+
+
+def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
+    record = device.segment.workers[slot]
+    return {
+        "slot": slot,
+        "pid": worker.pid if worker else None,
+        "state": "running" if worker and worker.alive else "being replaced",
+        "cpu": worker.cpu if worker else None,
+        "age": worker.age if worker else None,
+        "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
+        "pairs": [pair for pair, owner in enumerate(device.supervisor.owner) if owner == slot],
+        "wakeups": int(record.wakeups),
+        "restarts": {reason.name.lower(): int(record.restarts[reason]) for reason in RestartReason},
+    }

@@ -1,0 +1,106 @@
+"""What a device's workers shall be serving: the one place it is written down.
+
+Starting a worker, replacing it and moving its queue pairs all send the same messages, made from here. File
+descriptors are not owned here: the vhost-user machine and the TAP own them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing
+from mpnet.vhost_user.effects import MemoryRegion
+
+Errand = tuple[Request, list[int]]
+"""A message and the file descriptors that go with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingSetting:
+    """A started ring.
+
+    Attributes:
+        number: in the segment: 2q and 2q + 1 are queue pair q's, the last is the control queue.
+        size: descriptors.
+        addresses: the front-end's, of the descriptor table, the available and the used ring.
+        features: those negotiated.
+        enabled: as SET_VRING_ENABLE and the driver's number of queue pairs have it.
+        fds: kick, call and error; None where there is none.
+        base: where to begin, until a worker has taken it; then the ring state in the segment says.
+    """
+
+    number: int
+    size: int
+    addresses: tuple[int, int, int]
+    features: int
+    enabled: bool
+    fds: tuple[int | None, int | None, int | None]
+    base: int | None = None
+
+    def errand(self) -> Errand:
+        """The message that has a worker serve the ring so."""
+        descriptor, avail, used = self.addresses
+        kick, call, err = (fd is not None for fd in self.fds)
+        message = SetRing(
+            index=self.number,
+            size=self.size,
+            descriptor_address=descriptor,
+            avail_address=avail,
+            used_address=used,
+            features=self.features,
+            enabled=self.enabled,
+            kick=kick,
+            call=call,
+            err=err,
+            base=self.base,
+        )
+        return message, [fd for fd in self.fds if fd is not None]
+
+
+@dataclass(slots=True)
+class Desired:
+    """Memory, queue pairs and rings of one device.
+
+    Attributes:
+        tap_fds: the TAP's queues, by queue pair.
+        regions: the memory table.
+        rings: started rings by number.
+    """
+
+    tap_fds: list[int]
+    regions: tuple[MemoryRegion, ...] = ()
+    rings: dict[int, RingSetting] = field(default_factory=dict)
+
+    @property
+    def control_ring(self) -> int:
+        """The control queue's number."""
+        return 2 * len(self.tap_fds)
+
+    def pair_of(self, number: int) -> int:
+        """The queue pair whose worker serves ring ``number``: the control queue goes with pair 0."""
+        return 0 if number == self.control_ring else number // 2
+
+    def memory_errand(self) -> Errand:
+        """The message with the memory table."""
+        regions = [
+            Region(
+                guest_address=region.guest_address,
+                size=region.size,
+                user_address=region.user_address,
+                offset=region.offset,
+            )
+            for region in self.regions
+        ]
+        return SetMemory(regions), [region.fd for region in self.regions]
+
+    def pair_errands(self, pair: int) -> Iterator[Errand]:
+        """What hands a queue pair with its started rings to a worker that has the memory."""
+        yield AttachPair(pair), [self.tap_fds[pair]]
+        for setting in list(self.rings.values()):
+            if self.pair_of(setting.number) == pair:
+                yield setting.errand()
+
+    def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
+        """What makes an empty worker serve ``pairs``."""
+        yield self.memory_errand()
+        for pair in pairs:
+            yield from self.pair_errands(pair)

@@ -1,0 +1,106 @@
+"""Where front-ends meet a device: the socket it listens on, or the one it connects to; one at a time."""
+
+import asyncio
+import socket
+
+from mpnet.control.device import Device
+from mpnet.control.peer import Peer
+from mpnet.control.session import Session
+from mpnet.rpc.unix_socket import bind_unix, release_unix
+
+_HANDOVER_SECONDS = 1.0
+"""How long a new front-end waits for the last one's session to end: QEMU killed and started again at once."""
+_RECONNECT_SECONDS = 0.5
+
+
+class Endpoint:
+    """A device's vhost-user socket.
+
+    Args:
+        device: started.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._listener: socket.socket | None = None
+        self._session: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Listen, or begin to connect.
+
+        Raises:
+            MpnetError: the socket's path is too long, in use or forbidden.
+        """
+        config = self._device.config
+        if config.client:
+            self._serving = asyncio.create_task(self._connect())
+            return
+        self._listener = bind_unix(config.socket)
+        self._listener.settimeout(0)
+        self._serving = asyncio.create_task(self._accept(self._listener))
+        self._device.log.info("waiting for a front-end", socket=config.socket)
+
+    async def close(self) -> None:
+        """End the session and remove the socket."""
+        for task in (self._serving, self._session):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._listener:
+            release_unix(self._listener)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            if self._session and not self._session.done():
+                await asyncio.wait([self._session], timeout=_HANDOVER_SECONDS)
+            if self._session and not self._session.done():
+                self._refuse(sock)
+                continue
+            self._begin(sock)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        with sock:
+            peer = Peer.of(sock)
+        first = self._device.peer
+        self._device.log.warning(
+            "second front-end refused: the device has one already",
+            pid=peer.pid,
+            name=peer.name,
+            attached=first.pid if first else None,
+        )
+
+    def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
+        sock.settimeout(0)
+        self._session = asyncio.create_task(Session(self._device, sock).run())
+        self._session.add_done_callback(self._report)
+        return self._session
+
+    def _report(self, session: asyncio.Task[None]) -> None:
+        if not session.cancelled() and (error := session.exception()):
+            self._device.log.error("session failed", exc_info=error)
+
+    async def _connect(self) -> None:
+        path = self._device.config.socket
+        told = False
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(0)
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, path)
+            except OSError as error:
+                sock.close()
+                if not told:
+                    self._device.log.info(
+                        "waiting for the front-end's socket", socket=path, problem=error.strerror
+                    )
+                told = True
+            except asyncio.CancelledError:
+                sock.close()
+                raise
+            else:
+                told = False
+                await asyncio.wait([self._begin(sock)])
+            await asyncio.sleep(_RECONNECT_SECONDS)

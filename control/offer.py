@@ -1,0 +1,31 @@
+"""Which features a device offers: what is implemented, as far as its TAP can do it."""
+
+from mpnet.virtio.features import Feature, mask
+
+_ALWAYS = mask(
+    Feature.VERSION_1,
+    Feature.RING_INDIRECT_DESC,
+    Feature.RING_EVENT_IDX,
+    Feature.MRG_RXBUF,
+    Feature.MAC,
+    Feature.MTU,
+    Feature.STATUS,
+    Feature.CTRL_VQ,
+    Feature.CTRL_MAC_ADDR,
+    Feature.GUEST_ANNOUNCE,
+    # A TAP with vnet_hdr takes unfinished packets at all times.
+    Feature.CSUM,
+    Feature.HOST_TSO4,
+    Feature.HOST_TSO6,
+    Feature.HOST_ECN,
+)
+
+
+def offered_features(tap_offloads: int, queue_pairs: int) -> int:
+    """Return the virtio features to offer.
+
+    Args:
+        tap_offloads: ``Tap.offloads()``.
+        queue_pairs: those offered.
+    """
+    return _ALWAYS | tap_offloads | (mask(Feature.MQ) if queue_pairs > 1 else 0)

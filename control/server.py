@@ -1,0 +1,120 @@
+"""The control process: devices, their sockets, and the services that look at them."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+
+from mpnet.config.control import ControlConfig
+from mpnet.config.device import DeviceConfig
+from mpnet.control.device import Device
+from mpnet.control.endpoint import Endpoint
+from mpnet.control.launcher import Launcher
+from mpnet.control.log import get_log
+from mpnet.control.worker import Limits
+from mpnet.errors import ConfigError, MpnetError
+
+Service = Callable[["Control"], AbstractAsyncContextManager[object]]
+"""Something that runs beside the devices, as the management socket; entered once they are up."""
+
+
+class Control:
+    """All devices of one control process.
+
+    Attributes:
+        options: of the process.
+        devices: by id.
+        stopping: set it to end ``run``.
+
+    Args:
+        configs: the devices to serve; their ids, TAPs and sockets differ.
+        options: of the process.
+        services: what runs beside the devices.
+        launcher: what starts workers; started already where start-up time counts.
+        limits: how long to wait for workers.
+
+    Raises:
+        ConfigError: two devices share an id, a TAP or a socket.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[DeviceConfig],
+        options: ControlConfig | None = None,
+        services: Sequence[Service] = (),
+        launcher: Launcher | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        _check_distinct(configs)
+        self.options = options or ControlConfig()
+        self.stopping = asyncio.Event()
+        self._launcher = launcher or Launcher()
+        self.devices = {config.id: Device(config, self._launcher, limits) for config in configs}
+        self._services = services
+        self._log = get_log()
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM, SIGINT or ``stopping``, then leave nothing behind.
+
+        Args:
+            ready: called once every device waits for its front-end and every service runs.
+
+        Raises:
+            MpnetError: a device or a service cannot start; those that had are stopped again.
+        """
+        self._launcher.warm_up()
+        try:
+            with _stop_signals(self.stopping):
+                async with AsyncExitStack() as stack:
+                    await self._start(stack)
+                    ready()
+                    await self.stopping.wait()
+                    self._log.info("stopping")
+        finally:
+            self._launcher.close()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        # A device is one step: its endpoint is closed before its workers are stopped.
+        results = await asyncio.gather(
+            *(self._start_device(device, stack) for device in self.devices.values()), return_exceptions=True
+        )
+        for result in results:
+            if result is not None:
+                raise result
+        for service in self._services:
+            await stack.enter_async_context(service(self))
+        self._log.info("serving", devices=" ".join(self.devices), pid=os.getpid())
+
+    async def _start_device(self, device: Device, stack: AsyncExitStack) -> None:
+        try:
+            await device.start()
+            stack.push_async_callback(device.stop)
+            endpoint = Endpoint(device)
+            endpoint.open()
+            stack.push_async_callback(endpoint.close)
+        except MpnetError as error:
+            raise MpnetError(f"device {device.config.id}: {error.problem}", error.remedy) from error
+
+
+@contextmanager
+def _stop_signals(stopping: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _check_distinct(configs: Sequence[DeviceConfig]) -> None:
+    for field in ("id", "tap", "socket"):
+        seen: set[str] = set()
+        for config in configs:
+            value = getattr(config, field)
+            if value in seen:
+                raise ConfigError(f"two devices have {field}={value}", "give each device its own")
+            seen.add(value)

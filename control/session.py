@@ -1,0 +1,156 @@
+"""One front-end's connection: its socket on one side, the vhost-user machine and the device on the other."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterable
+
+from mpnet.control.device import Device
+from mpnet.control.peer import Peer
+from mpnet.errors import MpnetError
+from mpnet.vhost_user.effects import Close, CloseFds, Effect, Send
+from mpnet.vhost_user.framing import Framer, FramingError
+from mpnet.vhost_user.messages import Message
+
+_MOST_FDS = 253
+"""SCM_MAX_FD of Linux: none is cut off, so that the framer sees and refuses too many."""
+_SEND_SECONDS = 5.0
+
+
+class SessionEndedError(Exception):
+    """The connection is over; the argument says why."""
+
+
+class Session:
+    """Serves a connected front-end until it leaves or breaks the protocol.
+
+    Args:
+        device: what it attaches to; it has no other session.
+        sock: the connection, non-blocking; the session owns it from here on.
+    """
+
+    def __init__(self, device: Device, sock: socket.socket) -> None:
+        self._device = device
+        self._sock = sock
+        self._framer = Framer()
+
+    async def run(self) -> None:
+        """Serve until the end, then leave the device as if nobody had been there."""
+        device = self._device
+        device.peer = Peer.of(self._sock)
+        device.segment.header.connections += 1
+        device.log.info("front-end connected", pid=device.peer.pid, name=device.peer.name)
+        reason = "the device is being stopped"
+        try:
+            while True:
+                await self._answer(await self._receive())
+        except SessionEndedError as end:
+            reason = str(end)
+        finally:
+            await self._end()
+            device.log.info("front-end disconnected", reason=reason)
+
+    async def _receive(self) -> Message:
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(
+                    self._sock, self._framer.wanted, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                await _readable(self._sock)
+                continue
+            except ConnectionError as error:
+                raise SessionEndedError(error.strerror) from error
+            if not data:
+                raise SessionEndedError("in the middle of a message" if self._framer.midway else "it left")
+            try:
+                message = self._framer.feed(data, fds)
+            except FramingError as error:
+                _close_all(error.fds)
+                raise SessionEndedError(str(error)) from error
+            if message:
+                return message
+
+    async def _answer(self, message: Message) -> None:
+        """Have the machine and the device carry out one message."""
+        backend = self._device.backend
+        try:
+            for effect in backend.receive(message):
+                await self._perform(effect)
+        except MpnetError as error:
+            self._device.log.warning("request failed", request=message.name, problem=str(error))
+            following = backend.failed(str(error))
+        else:
+            following = backend.done()
+        for effect in following:
+            await self._perform(effect)
+        entry = backend.log[-1] if backend.log else None
+        if entry and entry.outcome != "ok":
+            self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(data, fds):
+                await self._send(data, fds)
+            case Close(reason):
+                raise SessionEndedError(reason)
+            case CloseFds(fds):
+                _close_all(fds)
+            case _:
+                await self._device.perform(effect)
+
+    async def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
+        while data:
+            try:
+                sent = socket.send_fds(self._sock, [data], list(fds))
+            except BlockingIOError:
+                await self._until_writable()
+                continue
+            except OSError as error:
+                raise SessionEndedError(error.strerror) from error
+            data, fds = data[sent:], ()
+
+    async def _until_writable(self) -> None:
+        try:
+            await asyncio.wait_for(_writable(self._sock), _SEND_SECONDS)
+        except TimeoutError:
+            raise SessionEndedError(f"it takes no answer for {_SEND_SECONDS:g} s") from None
+
+    async def _end(self) -> None:
+        device = self._device
+        _close_all(self._framer.abandon())
+        device.renew_offer()
+        effects = device.backend.disconnected()
+        for effect in effects:
+            if not isinstance(effect, CloseFds):
+                await device.perform(effect)
+        await device.forget_session()
+        for effect in effects:
+            if isinstance(effect, CloseFds):
+                _close_all(effect.fds)
+        self._sock.close()
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

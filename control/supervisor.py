@@ -1,0 +1,336 @@
+"""Keeps the workers of one device: M processes for N queue pairs, replaced and moved while packets flow."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mpnet.control.backoff import Backoff
+from mpnet.control.desired import Desired, Errand, RingSetting
+from mpnet.control.launcher import Launcher
+from mpnet.control.log import Log
+from mpnet.control.worker import (
+    Ending,
+    LaunchError,
+    Limits,
+    Listener,
+    Worker,
+    WorkerLostError,
+    WorkerRefusedError,
+)
+from mpnet.errors import MpnetError
+from mpnet.rpc.worker import CompleteCommand, ControlCommand, DetachPair, Request, RingBroken, SetRing, StopRing
+from mpnet.segment.layout import RingState
+from mpnet.segment.segment import Segment
+from mpnet.vhost_user.effects import MemoryRegion
+
+WATCH_SECONDS = 0.5
+
+
+def spread(queue_pairs: int, workers: int) -> list[int]:
+    """Return each queue pair's worker: in turn, so that any number of pairs the guest enables is shared out."""
+    return [pair % workers for pair in range(queue_pairs)]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a device gives its supervisor.
+
+    Attributes:
+        segment: the device's shared memory.
+        launcher: what starts processes.
+        log: carries the device's name.
+        cpus: processors to pin workers to, in turn; empty for none.
+        reported: called with what a worker tells unasked.
+        limits: how long to wait for workers.
+    """
+
+    segment: Segment
+    launcher: Launcher
+    log: Log
+    cpus: tuple[int, ...]
+    reported: Callable[[RingBroken | ControlCommand], None]
+    limits: Limits
+
+
+class Supervisor:
+    """The workers of one device.
+
+    Everything that changes what workers serve goes through here, one change at a time. ``desired`` is changed
+    first and the workers are told after: one that is lost meanwhile is replaced by one that is told all of it.
+    """
+
+    def __init__(self, tap_fds: list[int], surroundings: Surroundings) -> None:
+        self.desired = Desired(tap_fds)
+        self.workers: dict[int, Worker] = {}
+        self.owner: list[int] = []
+        self._around = surroundings
+        self.count = 0
+        self._lock = asyncio.Lock()
+        self._backoffs: dict[int, Backoff] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = False
+        self._listener = Listener(self._reported, self._ended)
+
+    async def start(self, workers: int) -> None:
+        """Start ``workers`` processes, all at once.
+
+        Raises:
+            MpnetError: one ended, or refused its queue pairs.
+        """
+        self.owner = spread(len(self.desired.tap_fds), workers)
+        self.count = workers
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in range(workers):
+                    group.create_task(self._bring_up(slot))
+        except ExceptionGroup as errors:
+            await self.stop()
+            first = errors.exceptions[0]
+            raise first if isinstance(first, MpnetError) else errors from None
+        self._running = True
+        self._around.segment.header.workers = workers
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        """Stop every worker by the ladder, and whatever was going to replace one."""
+        self._running = False
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._dismiss(slot) for slot in list(self.workers)))
+
+    async def set_memory(self, regions: tuple[MemoryRegion, ...]) -> None:
+        """Map a memory table in every worker, or in none.
+
+        Raises:
+            WorkerRefusedError: a worker could not map it.
+        """
+        async with self._lock:
+            before, self.desired.regions = self.desired.regions, regions
+            try:
+                await self._tell_all(self.desired.memory_errand())
+            except WorkerRefusedError:
+                self.desired.regions = before
+                with contextlib.suppress(WorkerRefusedError):
+                    await self._tell_all(self.desired.memory_errand())
+                raise
+
+    async def set_ring(self, setting: RingSetting) -> None:
+        """Start a ring, or change a started one.
+
+        Raises:
+            WorkerRefusedError: its worker could not; the ring is as it was.
+        """
+        async with self._lock:
+            rings, number = self.desired.rings, setting.number
+            before = rings.get(number)
+            if before and setting.base is None:
+                setting = replace(setting, base=before.base)
+            rings[number] = setting
+            try:
+                value = await self._tell(self._slot_of(number), *setting.errand())
+            except WorkerRefusedError:
+                if before:
+                    rings[number] = before
+                else:
+                    del rings[number]
+                raise
+            if value is not None:
+                rings[number] = replace(setting, base=None)
+
+    async def stop_ring(self, number: int) -> int:
+        """Stop a ring and return its place, the next avail index; afterwards no worker touches it."""
+        async with self._lock:
+            setting = self.desired.rings.pop(number, None)
+            value: int | None = None
+            with contextlib.suppress(WorkerRefusedError):
+                value = await self._tell(self._slot_of(number), StopRing(number))
+            if value is not None:
+                return value
+            ring = self._around.segment.rings[number]
+            ring.state = RingState.STOPPED
+            if setting and setting.base is not None:
+                return setting.base
+            return int(ring.avail_index) & 0xFFFF
+
+    async def complete_command(self, ack: int) -> None:
+        """Answer the command that the control queue waits with."""
+        async with self._lock:
+            try:
+                await self._tell(self.owner[0], CompleteCommand(ack))
+            except WorkerRefusedError as error:
+                self._around.log.warning("control command not answered", problem=str(error))
+
+    async def scale(self, workers: int) -> None:
+        """Share the queue pairs among ``workers`` processes while packets flow.
+
+        A pair that moves waits in its TAP queue and in the guest's ring between the two workers; none is lost.
+
+        Raises:
+            MpnetError: the number is out of range, or a new worker could not be started.
+        """
+        pairs = len(self.owner)
+        if not 1 <= workers <= pairs:
+            raise MpnetError(
+                f"{workers} workers were asked for, expected 1 to {pairs}",
+                "a worker serves one queue pair or more",
+            )
+        async with self._lock:
+            await self._grow(workers)
+            for pair, slot in enumerate(spread(pairs, workers)):
+                await self._move(pair, slot)
+            for slot in range(workers, self.count):
+                await self._dismiss(slot)
+            self.count = workers
+            self._around.segment.header.workers = workers
+
+    async def _grow(self, workers: int) -> None:
+        new = range(self.count, workers)
+        results = await asyncio.gather(*(self._bring_up(slot) for slot in new), return_exceptions=True)
+        failures = [result for result in results if result is not None]
+        if failures:
+            await asyncio.gather(*(self._dismiss(slot) for slot in new))
+            raise failures[0]
+        self.count = max(self.count, workers)
+
+    async def _move(self, pair: int, slot: int) -> None:
+        old = self.owner[pair]
+        if old == slot:
+            return
+        with contextlib.suppress(WorkerRefusedError):
+            await self._tell(old, DetachPair(pair))
+        self.owner[pair] = slot
+        for message, fds in self.desired.pair_errands(pair):
+            await self._insist(slot, message, fds)
+        self._around.log.info("queue pair moved", pair=pair, worker=slot, previous=old)
+
+    async def _bring_up(self, slot: int) -> None:
+        """Start a worker in ``slot`` and have it serve what it shall."""
+        around = self._around
+        worker = Worker(around.segment.name, slot, around.launcher, self._listener, around.limits)
+        cpu = around.cpus[slot % len(around.cpus)] if around.cpus else None
+        await worker.start(cpu)
+        self.workers[slot] = worker
+        pairs = [pair for pair, owner in enumerate(self.owner) if owner == slot]
+        for message, fds in list(self.desired.errands(pairs)):
+            try:
+                await worker.request(message, fds)
+            except WorkerLostError:
+                # It ends in a moment, if it has not yet: then say how.
+                await worker.bury()
+                raise WorkerLostError(f"{worker} ended at its start: {_how(worker)}") from None
+            except WorkerRefusedError as error:
+                if not self._running:
+                    raise
+                around.log.error("worker refused", worker=slot, request=_name(message), problem=str(error))
+            self._taken(message)
+        around.log.info("worker started", worker=slot, pid=worker.pid, pairs=pairs, cpu=cpu)
+
+    def _taken(self, message: Request) -> None:
+        """Note that a ring's place is in the segment from now on."""
+        if isinstance(message, SetRing):
+            rings = self.desired.rings
+            rings[message.index] = replace(rings[message.index], base=None)
+
+    async def _dismiss(self, slot: int) -> None:
+        worker = self.workers.pop(slot, None)
+        if worker is None:
+            return
+        step = await worker.stop()
+        if step:
+            self._around.segment.workers[slot].pid = 0
+            self._around.log.info("worker stopped", worker=slot, pid=worker.pid, by=step)
+        else:
+            self._around.log.error("worker cannot be stopped", worker=slot, pid=worker.pid)
+
+    def _slot_of(self, number: int) -> int:
+        return self.owner[self.desired.pair_of(number)]
+
+    async def _tell(self, slot: int, message: Request, fds: Iterable[int] = ()) -> int | None:
+        """Ask a worker; None when it is lost, and then gone for certain."""
+        worker = self.workers.get(slot)
+        if worker is None:
+            return None
+        try:
+            return await worker.request(message, list(fds))
+        except WorkerLostError:
+            await worker.bury()
+            return None
+
+    async def _tell_all(self, errand: Errand) -> None:
+        async def tell(slot: int) -> None:
+            await self._tell(slot, *errand)
+
+        results = await asyncio.gather(*(tell(slot) for slot in self.workers), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _insist(self, slot: int, message: Request, fds: list[int]) -> None:
+        """Hand over what another worker served: a refusal leaves a ring unserved, and is only to be logged."""
+        try:
+            if await self._tell(slot, message, fds) is not None:
+                self._taken(message)
+        except WorkerRefusedError as error:
+            self._around.log.error("worker refused", worker=slot, request=_name(message), problem=str(error))
+
+    def _reported(self, worker: Worker, report: RingBroken | ControlCommand) -> None:
+        if self.workers.get(worker.slot) is worker:
+            self._around.reported(report)
+
+    def _ended(self, worker: Worker, ending: Ending) -> None:
+        slot = worker.slot
+        if self.workers.get(slot) is worker:
+            del self.workers[slot]
+        if not self._running:
+            return
+        self._around.segment.workers[slot].restarts[ending.reason] += 1
+        self._around.log.warning(
+            "worker ended", worker=slot, pid=worker.pid, reason=ending.reason.name.lower(), detail=ending.detail
+        )
+        self._replace_later(slot, worker.age)
+
+    def _replace_later(self, slot: int, lived_seconds: float) -> None:
+        delay = self._backoffs.setdefault(slot, Backoff()).delay(lived_seconds)
+        self._spawn(self._replace(slot, delay))
+
+    async def _replace(self, slot: int, delay: float) -> None:
+        await asyncio.sleep(delay)
+        async with self._lock:
+            if slot >= self.count or slot in self.workers:
+                return
+            try:
+                await self._bring_up(slot)
+            except LaunchError as error:
+                self._around.log.error("worker not replaced", worker=slot, problem=str(error))
+                self._replace_later(slot, 0.0)
+            except WorkerLostError:
+                return  # its end has called for the next one
+
+    async def _watch(self) -> None:
+        """Look for workers whose heartbeat has stopped."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(WATCH_SECONDS)
+            if time.monotonic() - before > 2 * WATCH_SECONDS:
+                continue  # this process was held up, so perhaps they were: look again
+            for slot, worker in list(self.workers.items()):
+                silence = worker.silence(int(self._around.segment.workers[slot].heartbeat_ns))
+                if silence > worker.patience():
+                    worker.give_up(f"no heartbeat for {silence:.1f} s")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _name(message: Request) -> str:
+    return type(message).__name__
+
+
+def _how(worker: Worker) -> str:
+    return worker.ending.detail if worker.ending else "it does not answer"

@@ -1,0 +1,91 @@
+"""A worker process that moves no packets: it answers control as its script says and notes what it was told.
+
+Its script is the file ``$MPNET_FAKE_WORKER``: lines of ``slot request action`` with the actions ``die``, ``hang`` and
+``refuse``, each taken once by removing ``<file>.<line number>``. What it was told goes to ``<file>.log``, as JSON
+lines.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from mpnet.rpc.channel import Channel, ChannelClosedError
+from mpnet.rpc.worker import ControlCommand, Done, Failed, Request, RingBroken, SetRing, Shutdown, StopRing
+from mpnet.segment.segment import Segment
+
+
+def run(device: str, slot: int, sock: socket.socket) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    script = Path(os.environ["MPNET_FAKE_WORKER"])
+    segment = Segment.attach(device)
+    record = segment.workers[slot]
+    record.pid, record.start_ns = os.getpid(), time.time_ns()
+    record.heartbeat_ns = time.monotonic_ns()
+    channel = Channel(sock, Request)
+    sock.settimeout(0.1)
+    while True:
+        try:
+            message, fds = channel.receive()
+        except TimeoutError:
+            record.heartbeat_ns = time.monotonic_ns()
+            continue
+        except ChannelClosedError:
+            # As the real one: control's death is no reason to stop.
+            time.sleep(0.1)
+            continue
+        for fd in fds:
+            os.close(fd)
+        _note(script, slot, message, len(fds))
+        action = _action(script, slot, type(message).__name__)
+        if action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif action == "exit":
+            os._exit(3)
+        elif action == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                time.sleep(60)
+        elif action == "refuse":
+            channel.send(Failed("the script says no"))
+            continue
+        _obey(segment, message)
+        value = int(segment.rings[message.index].avail_index) if isinstance(message, StopRing) else 0
+        channel.send(Done(value))
+        if action == "break":
+            channel.send(RingBroken(message.index, 1))
+        elif action and action.startswith("command:"):
+            channel.send(ControlCommand(bytes.fromhex(action.removeprefix("command:"))))
+        if isinstance(message, Shutdown):
+            return
+
+
+def _obey(segment: Segment, message: Request) -> None:
+    if isinstance(message, SetRing):
+        ring = segment.rings[message.index]
+        if message.base is not None:
+            ring.avail_index = ring.used_index = message.base
+        ring.state, ring.size = 2 if message.enabled else 1, message.size
+    elif isinstance(message, StopRing):
+        segment.rings[message.index].state = 0
+
+
+def _note(script: Path, slot: int, message: msgspec.Struct, fds: int) -> None:
+    line = {"slot": slot, "pid": os.getpid(), "fds": fds, **msgspec.to_builtins(message)}
+    with script.with_suffix(".log").open("a") as log:
+        log.write(json.dumps(line, default=bytes.hex) + "\n")
+
+
+def _action(script: Path, slot: int, request: str) -> str | None:
+    """The first action left for this slot and request; taking it uses it up."""
+    for number, line in enumerate(script.read_text().splitlines()):
+        wanted_slot, wanted_request, action = line.split()
+        token = script.with_suffix(f".{number}")
+        if (int(wanted_slot), wanted_request) == (slot, request) and not token.exists():
+            token.touch()
+            return action
+    return None
