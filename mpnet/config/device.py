@@ -88,11 +88,6 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         # Locally administered, unicast (IEEE 802: the two lowest bits of the first octet).
         return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
 
-    @property
-    def mac_text(self) -> str:
-        """``mac_octets`` as ``02:…`` in lower case."""
-        return self.mac_octets.hex(":")
-
 
 def _check_id(value: str) -> None:
     if not _ID.fullmatch(value):

@@ -60,9 +60,10 @@ def read_file(path: Path) -> Layer:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from None
     lines = _Lines(path, text)
-    for name in document:
+    for name, value in document.items():
         if name not in _TABLES:
-            raise lines.find(name, 0).error(
+            place = lines.find(name, 0) if isinstance(value, dict | list) else lines.find("", 0, name)
+            raise place.error(
                 f"unknown table or key {name!r}", "settings stand in [control] or in one [[device]] per device"
             )
     control, devices = document.get("control", {}), document.get("device", [])
