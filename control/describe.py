@@ -82,7 +82,7 @@ def _ring(device: Device, number: int) -> dict[str, Any]:
         "direction": "control" if control else ("rx", "tx")[number % 2],
         "state": RingState(int(record.state)).name.lower(),
         "fault": Fault(int(record.fault)).name.lower(),
-        "size": int(record.size),
+        "size": int(record.entries),
         **{counter: int(record[counter]) for counter in _COUNTERS},
         "drops": {reason.name.lower(): int(record.drops[reason]) for reason in DropReason},
     }

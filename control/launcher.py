@@ -12,11 +12,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from types import ModuleType
 from typing import Any
+
+import psutil
 
 from mpnet.rpc.channel import Channel
 from mpnet.rpc.worker import Report
@@ -90,6 +92,13 @@ class Launcher:
         """Return how an ended process ended: its status, or minus its signal; None when nobody can tell."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, _exit_code, process)
+
+    def abort(self) -> None:
+        """End a server that is still warming up, and with it every start that waits for it."""
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                if any("multiprocessing.forkserver" in word for word in child.cmdline()):
+                    child.kill()
 
     def close(self) -> None:
         """Stop the thread; the server ends with this process and its last worker."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 
 from mpnet.config.control import ControlConfig
 from mpnet.config.device import DeviceConfig
@@ -67,12 +67,26 @@ class Control:
         try:
             with _stop_signals(self.stopping):
                 async with AsyncExitStack() as stack:
-                    await self._start(stack)
-                    ready()
-                    await self.stopping.wait()
+                    if await self._start_unless_stopped(stack):
+                        ready()
+                        await self.stopping.wait()
                     self._log.info("stopping")
         finally:
             self._launcher.close()
+
+    async def _start_unless_stopped(self, stack: AsyncExitStack) -> bool:
+        """Start everything; False when it is to stop before that is done, as while the first run compiles."""
+        starting = asyncio.create_task(self._start(stack))
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            self._launcher.abort()
+            with suppress(MpnetError):
+                await starting
+            return False
+        stopping.cancel()
+        starting.result()
+        return True
 
     async def _start(self, stack: AsyncExitStack) -> None:
         # A device is one step: its endpoint is closed before its workers are stopped.

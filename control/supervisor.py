@@ -72,6 +72,7 @@ class Supervisor:
         self._backoffs: dict[int, Backoff] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
+        self._stopping = asyncio.Event()
         self._listener = Listener(self._reported, self._ended)
 
     async def start(self, workers: int) -> None:
@@ -82,14 +83,12 @@ class Supervisor:
         """
         self.owner = spread(len(self.desired.tap_fds), workers)
         self.count = workers
-        try:
-            async with asyncio.TaskGroup() as group:
-                for slot in range(workers):
-                    group.create_task(self._bring_up(slot))
-        except ExceptionGroup as errors:
+        # Not a TaskGroup: it would cancel the siblings of one that failed, and a fork cannot be called back.
+        results = await asyncio.gather(*(self._bring_up(slot) for slot in range(workers)), return_exceptions=True)
+        failures = [result for result in results if result is not None]
+        if failures:
             await self.stop()
-            first = errors.exceptions[0]
-            raise first if isinstance(first, MpnetError) else errors from None
+            raise failures[0]
         self._running = True
         self._around.segment.header.workers = workers
         self._spawn(self._watch())
@@ -97,10 +96,11 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop every worker by the ladder, and whatever was going to replace one."""
         self._running = False
-        for task in list(self._tasks):
-            task.cancel()
+        self._stopping.set()
+        await self._dismiss_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._dismiss(slot) for slot in list(self.workers)))
+        # A replacement may have been on its way.
+        await self._dismiss_all()
 
     async def set_memory(self, regions: tuple[MemoryRegion, ...]) -> None:
         """Map a memory table in every worker, or in none.
@@ -214,6 +214,8 @@ class Supervisor:
         cpu = around.cpus[slot % len(around.cpus)] if around.cpus else None
         await worker.start(cpu)
         self.workers[slot] = worker
+        if self._stopping.is_set():
+            return
         pairs = [pair for pair, owner in enumerate(self.owner) if owner == slot]
         for message, fds in list(self.desired.errands(pairs)):
             try:
@@ -245,6 +247,9 @@ class Supervisor:
             self._around.log.info("worker stopped", worker=slot, pid=worker.pid, by=step)
         else:
             self._around.log.error("worker cannot be stopped", worker=slot, pid=worker.pid)
+
+    async def _dismiss_all(self) -> None:
+        await asyncio.gather(*(self._dismiss(slot) for slot in list(self.workers)))
 
     def _slot_of(self, number: int) -> int:
         return self.owner[self.desired.pair_of(number)]
@@ -298,9 +303,9 @@ class Supervisor:
         self._spawn(self._replace(slot, delay))
 
     async def _replace(self, slot: int, delay: float) -> None:
-        await asyncio.sleep(delay)
+        await self._sleep(delay)
         async with self._lock:
-            if slot >= self.count or slot in self.workers:
+            if self._stopping.is_set() or slot >= self.count or slot in self.workers:
                 return
             try:
                 await self._bring_up(slot)
@@ -312,15 +317,20 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Look for workers whose heartbeat has stopped."""
-        while True:
+        while not self._stopping.is_set():
             before = time.monotonic()
-            await asyncio.sleep(WATCH_SECONDS)
+            await self._sleep(WATCH_SECONDS)
             if time.monotonic() - before > 2 * WATCH_SECONDS:
                 continue  # this process was held up, so perhaps they were: look again
             for slot, worker in list(self.workers.items()):
                 silence = worker.silence(int(self._around.segment.workers[slot].heartbeat_ns))
                 if silence > worker.patience():
                     worker.give_up(f"no heartbeat for {silence:.1f} s")
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but not into the end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -69,7 +69,7 @@ def _obey(segment: Segment, message: Request) -> None:
         ring = segment.rings[message.index]
         if message.base is not None:
             ring.avail_index = ring.used_index = message.base
-        ring.state, ring.size = 2 if message.enabled else 1, message.size
+        ring.state, ring.entries = 2 if message.enabled else 1, message.size
     elif isinstance(message, StopRing):
         segment.rings[message.index].state = 0
 
