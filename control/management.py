@@ -232,10 +232,16 @@ def _refusal(error: MpnetError) -> Answer:
 
 def _check_peer(sock: socket.socket) -> None:
     """Let in the user who runs this process, and root (SO_PEERCRED: who connected, whoever holds it now)."""
-    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, _ = _peer_credentials(sock)
     owner = os.geteuid()
     if uid not in {owner, _ROOT}:
         raise MpnetError(
             f"process {pid} of user {uid} may not manage the devices of user {owner}",
             f"run the command as user {owner}",
         )
+
+
+def _peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group that connected."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid, gid

@@ -1,0 +1,444 @@
+"""The management socket: binding, who may ask, and what bad input comes to."""
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+import threading
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpnet.control import management
+from mpnet.control.management import ManagementServer, make_handlers
+from mpnet.errors import MpnetError
+from mpnet.rpc.management import LENGTH, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, METHODS, Client, default_socket_path
+from mpnet.rpc.unix_socket import bind_unix, release_unix
+
+
+class FakeDevice:
+    def __init__(self, name):
+        self.name = name
+        self.properties = {}
+        self.workers = 1
+
+    def describe(self):
+        workers = [{"slot": slot} for slot in range(self.workers)]
+        return {"id": self.name, "properties": self.properties, "workers": workers}
+
+    async def set(self, name, value):
+        if name == "broken":
+            raise ZeroDivisionError
+        if name == "unencodable":
+            self.properties = object()
+            return
+        if name != "combined":
+            raise MpnetError(f"there is no setting {name!r}", "try combined")
+        self.properties = {name: value}
+
+    async def scale(self, count):
+        self.workers = count
+
+
+class FakeControl:
+    def __init__(self):
+        self.devices = {name: FakeDevice(name) for name in ("net0", "net1")}
+
+    def describe(self):
+        return {"pid": 1}
+
+
+class Served:
+    """A server, and clients beside its event loop."""
+
+    def __init__(self, path):
+        self.path = path
+        self.seen = []
+        self.server = ManagementServer(path, make_handlers(FakeControl()), self._observe)
+
+    def _observe(self, method, seconds):
+        assert seconds >= 0
+        self.seen.append(method)
+
+    async def call(self, method, **params):
+        def call():
+            with Client(self.path, 10) as client:
+                return client.call(method, **params)
+
+        return await asyncio.to_thread(call)
+
+    async def exchange(self, data):
+        """Send raw bytes; give all that comes until the server hangs up or an answer is whole."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(data)
+        try:
+            (length,) = LENGTH.unpack(await asyncio.wait_for(reader.readexactly(LENGTH.size), 10))
+            return msgpack.unpackb(await reader.readexactly(length))
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(path):
+    served = Served(path)
+    await served.server.start()
+    try:
+        yield served
+    finally:
+        await served.server.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "control.sock"
+
+
+def run(path, scenario):
+    async def main():
+        async with serving(path) as served:
+            return await scenario(served)
+
+    return asyncio.run(main())
+
+
+def packed(message):
+    data = msgpack.packb(message)
+    return LENGTH.pack(len(data)) + data
+
+
+def test_every_method_answers(path):
+    async def scenario(served):
+        assert await served.call("control.show") == {"pid": 1}
+        assert [device["id"] for device in await served.call("device.list")] == ["net0", "net1"]
+        assert (await served.call("device.show", device="net1"))["id"] == "net1"
+        changed = await served.call("device.set", device="net0", name="combined", value="2")
+        assert changed["properties"] == {"combined": "2"}
+        assert len((await served.call("worker.scale", device="net0", count=3))["workers"]) == 3
+        assert [(each["device"], each["slot"]) for each in await served.call("worker.list")] == [
+            ("net0", 0),
+            ("net0", 1),
+            ("net0", 2),
+            ("net1", 0),
+        ]
+        return served.seen
+
+    assert sorted(run(path, scenario)) == sorted(METHODS)
+
+
+def test_the_socket_is_this_users_alone_and_goes_with_the_server(path):
+    async def scenario(_):
+        return stat.S_IMODE(path.stat().st_mode)
+
+    assert run(path, scenario) == 0o600
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "problem", "remedy"),
+    [
+        ("device.destroy", {}, "unknown method 'device.destroy'", "control.show, device.list"),
+        ("device.show", {}, "missing required field 'device'", "it takes: device"),
+        ("device.show", {"device": 3}, "Expected 'str', got 'int'", "it takes: device"),
+        ("device.list", {"verbose": True}, "unknown field 'verbose'", "it takes: none"),
+        ("device.show", {"device": "net9"}, "no device 'net9', expected one of: net0, net1", "mpnet device list"),
+        ("worker.scale", {"device": "net0", "count": "2"}, "Expected 'int', got 'str'", "device, count"),
+        (
+            "device.set",
+            {"device": "net0", "name": "colour", "value": "red"},
+            "no setting 'colour'",
+            "try combined",
+        ),
+        ("device.set", {"device": "net0", "name": "broken", "value": ""}, "failed inside mpnet", "see the log"),
+        (
+            "device.set",
+            {"device": "net0", "name": "unencodable", "value": ""},
+            "failed inside mpnet",
+            "see the log",
+        ),
+    ],
+)
+def test_a_bad_request_is_answered_and_the_next_one_too(path, method, params, problem, remedy):
+    def calls():
+        with Client(path, 10) as client:
+            with pytest.raises(MpnetError) as caught:
+                client.call(method, **params)
+            assert client.call("control.show") == {"pid": 1}
+        return caught.value
+
+    async def scenario(_):
+        return await asyncio.to_thread(calls)
+
+    error = run(path, scenario)
+    assert problem in error.problem
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [],
+        3,
+        {},
+        {"method": 3},
+        {"method": "control.show", "params": []},
+        {"method": "x", "extra": 1},
+        b"\xff",
+        None,
+    ],
+)
+def test_what_is_no_request_is_answered(path, message):
+    async def scenario(served):
+        return await served.exchange(packed(message))
+
+    assert "this is no request" in run(path, scenario)["error"]["problem"]
+
+
+def test_an_endless_nesting_is_answered(path):
+    data = b"\x91" * (MAX_REQUEST_BYTES - 1) + b"\xc0"
+
+    async def scenario(served):
+        return await served.exchange(LENGTH.pack(len(data)) + data)
+
+    assert "this is no request" in run(path, scenario)["error"]["problem"]
+
+
+def test_an_oversized_request_is_refused_before_it_is_read(path):
+    async def scenario(served):
+        return await served.exchange(LENGTH.pack(MAX_REQUEST_BYTES + 1))
+
+    assert f"expected {MAX_REQUEST_BYTES} or fewer" in run(path, scenario)["error"]["problem"]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_random_bytes_disturb_nobody(tmp_path, data):
+    path = tmp_path / "control.sock"
+
+    async def scenario(served):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(data)
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        return await served.call("control.show")
+
+    assert run(path, scenario) == {"pid": 1}
+
+
+def test_idle_and_half_sent_requests_keep_nobody_waiting(path):
+    async def scenario(served):
+        idle = [await asyncio.open_unix_connection(str(path)) for _ in range(3)]
+        idle[0][1].write(LENGTH.pack(100) + b"half")
+        idle[1][1].write(b"\0")
+        answers = await asyncio.gather(*(served.call("control.show") for _ in range(8)))
+        for _, writer in idle:
+            writer.close()
+            await writer.wait_closed()
+        return answers
+
+    assert run(path, scenario) == [{"pid": 1}] * 8
+
+
+def test_a_client_too_many_is_told(path, monkeypatch):
+    monkeypatch.setattr(management, "MAX_CLIENTS", 1)
+
+    async def scenario(served):
+        with Client(path, 10) as first:
+            # An answer: the first is connected by now.
+            await asyncio.to_thread(partial(first.call, "control.show"))
+            with pytest.raises(MpnetError, match="1 clients are connected already"):
+                await served.call("control.show")
+
+    run(path, scenario)
+
+
+@pytest.mark.parametrize(("own", "peer", "refused"), [(1000, 1001, True), (1000, 0, False), (1000, 1000, False)])
+def test_only_the_same_user_and_root_may_ask(path, monkeypatch, own, peer, refused):
+    ucred = struct.pack("3i", 4242, peer, peer)
+    monkeypatch.setattr(management, "_peer_credentials", lambda _: struct.unpack("3i", ucred))
+    monkeypatch.setattr(os, "geteuid", lambda: own)
+
+    async def scenario(served):
+        return await served.call("control.show")
+
+    if refused:
+        with pytest.raises(MpnetError, match="process 4242 of user 1001 may not manage the devices of user 1000"):
+            run(path, scenario)
+    else:
+        assert run(path, scenario) == {"pid": 1}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the child only makes system calls
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_is_refused_by_the_kernels_word(tmp_path, path):
+    tmp_path.chmod(0o755)
+    nobody = 65534
+
+    def ask():
+        os.setresuid(nobody, nobody, nobody)
+        with Client(Path("control.sock"), 10) as client:
+            client.call("control.show")
+
+    def in_child():
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.chdir(path.parent)  # pytest's folders are closed to others
+                ask()
+            except MpnetError as error:
+                status = 42 if f"of user {nobody} may not manage" in error.problem else 2
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def scenario(_):
+        path.chmod(0o666)
+        return await asyncio.to_thread(in_child)
+
+    assert run(path, scenario) == 42
+
+
+def test_a_second_server_is_told_that_the_socket_is_in_use(path):
+    async def scenario(served):
+        other = Served(path)
+        with pytest.raises(MpnetError, match="in use by another process"):
+            await other.server.start()
+        await other.server.close()
+        return await served.call("control.show")
+
+    assert run(path, scenario) == {"pid": 1}
+
+
+# The client.
+
+
+def _answering(data):
+    """A socket path's listener whose first client gets ``data`` and is hung up on."""
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(data)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "closed the connection"),
+        (LENGTH.pack(10) + b"half", "closed the connection"),
+        (LENGTH.pack(1) + b"\xc1", "does not speak mpnet's management protocol"),
+        (LENGTH.pack(MAX_ANSWER_BYTES + 1), "announces 16777217 bytes"),
+    ],
+)
+def test_a_bad_answer_is_an_error(tmp_path, data, expected):
+    path = tmp_path / "s"
+    with bind_unix(path) as listener:
+        thread = threading.Thread(target=_answering(data), args=(listener,))
+        thread.start()
+        with Client(path, 10) as client, pytest.raises(MpnetError, match=expected):
+            client.call("control.show")
+        thread.join()
+
+
+def test_silence_is_an_error(tmp_path):
+    expected = pytest.raises(MpnetError, match="gave no answer to control")
+    with bind_unix(tmp_path / "s"), Client(tmp_path / "s", 0.01) as client, expected:
+        client.call("control.show")
+
+
+def test_nobody_there_names_the_remedy(tmp_path):
+    with pytest.raises(MpnetError, match=r"no control process listens at .*mpnet run"):
+        Client(tmp_path / "none")
+
+
+def test_the_default_path_follows_environment_and_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("MPNET_CONTROL_SOCKET", "/x/y")
+    assert default_socket_path() == Path("/x/y")
+    monkeypatch.delenv("MPNET_CONTROL_SOCKET")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert default_socket_path() == tmp_path / "mpnet" / "control.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(MpnetError, match=r"XDG_RUNTIME_DIR is not set.*--control-socket"):
+        default_socket_path()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    assert default_socket_path() == Path("/run/mpnet/control.sock")
+
+
+# Binding a path.
+
+
+def test_a_stale_socket_is_replaced(tmp_path):
+    path = tmp_path / "s"
+    bind_unix(path).close()
+    assert path.is_socket()
+    sock = bind_unix(path, 0o660)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    release_unix(sock)
+    assert not path.exists()
+
+
+def test_a_live_socket_is_left_and_undisturbed(tmp_path):
+    path = tmp_path / "s"
+    with bind_unix(path) as live:
+        with pytest.raises(MpnetError, match="in use by another process"):
+            bind_unix(path)
+        live.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            live.accept()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_successors_socket_is_not_removed(tmp_path):
+    path = tmp_path / "s"
+    first = bind_unix(path)
+    path.unlink()
+    with bind_unix(path):
+        release_unix(first)
+        assert path.is_socket()
+
+
+def test_releasing_twice_is_harmless(tmp_path):
+    sock = bind_unix(tmp_path / "s")
+    release_unix(sock)
+    release_unix(sock)
+
+
+def test_a_file_in_the_way_is_left(tmp_path):
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(MpnetError, match="exists and is no socket"):
+        bind_unix(path)
+    assert path.read_text() == "precious"
+
+
+def test_a_long_path_names_both_lengths(tmp_path):
+    name = "s" * 120
+    with pytest.raises(MpnetError, match=r"bytes long, but Linux takes 107"):
+        bind_unix(tmp_path / name)
+
+
+def test_a_missing_folder_names_the_command(tmp_path):
+    with pytest.raises(MpnetError, match=f"mkdir -p {tmp_path}/no"):
+        bind_unix(tmp_path / "no" / "s")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    served = Served(tmp_path / "file" / "control.sock")
+    with pytest.raises(MpnetError, match="cannot make the folder"):
+        asyncio.run(served.server.start())

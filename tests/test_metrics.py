@@ -1,0 +1,271 @@
+"""Metrics of hand-filled segments, as a Prometheus that scrapes them sees them."""
+
+import itertools
+import os
+import subprocess
+import time
+import urllib.request
+import uuid
+
+import pytest
+from prometheus_client import generate_latest, parser
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+import mpnet
+from mpnet.control import cpu_time
+from mpnet.control.cpu_time import CpuTime, CpuTimes
+from mpnet.control.metrics import Metrics
+from mpnet.errors import MpnetError
+from mpnet.rpc.management import METHODS
+from mpnet.segment.layout import BURST_BUCKETS, DropReason, RestartReason, RingState
+from mpnet.segment.segment import Segment
+from mpnet.virtio.features import Feature, mask
+
+PAIRS = 2
+
+
+@pytest.fixture
+def segment():
+    made = Segment.create(f"test-{uuid.uuid4().hex[:12]}", PAIRS)
+    yield made
+    made.unlink()
+    vars(made).clear()  # unmaps it: pytest keeps the last test's fixtures
+
+
+@pytest.fixture
+def metrics(segment):
+    made = Metrics(lambda: [segment])
+    yield made
+    made.close()
+
+
+class Scrape:
+    """Samples by name and labels."""
+
+    def __init__(self, families):
+        self.types = {family.name: family.type for family in families}
+        self.samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def value(self, name, **labels):
+        return self.samples[(name, frozenset(labels.items()))]
+
+    def of(self, name):
+        return {labels: value for (sample, labels), value in self.samples.items() if sample == name}
+
+
+def scrape(metrics):
+    text = generate_latest(metrics.registry).decode()
+    return Scrape(list(parser.text_string_to_metric_families(text)))
+
+
+def test_a_new_device_exports_everything_as_zero(metrics, segment):
+    page = scrape(metrics)
+    device = segment.name
+    for pair, direction in itertools.product(map(str, range(PAIRS)), ("rx", "tx")):
+        for counter in ("packets", "bytes"):
+            assert page.value(f"mpnet_queue_{direction}_{counter}_total", device=device, queue=pair) == 0
+        for reason in DropReason:
+            labels = {"device": device, "queue": pair, "reason": reason.name.lower()}
+            assert page.value(f"mpnet_queue_{direction}_drops_total", **labels) == 0
+        for counter in ("kicks", "calls", "calls_suppressed", "faults"):
+            labels = {"device": device, "queue": pair, "direction": direction}
+            assert page.value(f"mpnet_queue_{counter}_total", **labels) == 0
+    for worker in map(str, range(PAIRS)):
+        labels = {"device": device, "worker": worker}
+        for state in ("user", "system"):
+            assert page.value("mpnet_worker_cpu_seconds_total", **labels, state=state) == 0
+        for reason in RestartReason:
+            assert page.value("mpnet_worker_restarts_total", **labels, reason=reason.name.lower()) == 0
+        assert page.value("mpnet_worker_batch_packets_count", **labels) == 0
+        assert page.value("mpnet_worker_start_time_seconds", **labels) == 0
+        assert page.value("mpnet_worker_heartbeat_timestamp_seconds", **labels) == 0
+    for method in METHODS:
+        assert page.value("mpnet_control_request_duration_seconds_count", method=method) == 0
+    assert page.value("mpnet_device_up", device=device) == 0
+    (build,) = page.of("mpnet_build_info")
+    assert dict(build).keys() == {"version", "python", "numba"}
+    assert dict(build)["version"] == mpnet.__version__
+
+
+def test_each_counter_is_read_from_its_own_field(metrics, segment):
+    numbers = itertools.count(1000)
+    written = {}
+    for index, name in itertools.product(
+        range(2 * PAIRS), ("packets", "bytes", "kicks", "calls", "calls_suppressed")
+    ):
+        written[index, name] = segment.rings[index][name] = next(numbers)
+    for index, reason in itertools.product(range(2 * PAIRS), DropReason):
+        written[index, reason] = segment.rings[index].drops[reason] = next(numbers)
+    for pair in range(PAIRS):
+        segment.rings[2 * pair].entries, segment.rings[2 * pair].available_entries = 256 + pair, 100 + pair
+    page = scrape(metrics)
+    for index in range(2 * PAIRS):
+        direction, labels = ("rx", "tx")[index % 2], {"device": segment.name, "queue": str(index // 2)}
+        for name in ("packets", "bytes"):
+            assert page.value(f"mpnet_queue_{direction}_{name}_total", **labels) == written[index, name]
+        for name in ("kicks", "calls", "calls_suppressed"):
+            value = page.value(f"mpnet_queue_{name}_total", **labels, direction=direction)
+            assert value == written[index, name]
+        for reason in DropReason:
+            value = page.value(f"mpnet_queue_{direction}_drops_total", **labels, reason=reason.name.lower())
+            assert value == written[index, reason]
+    for pair in range(PAIRS):
+        labels = {"device": segment.name, "queue": str(pair)}
+        assert page.value("mpnet_queue_rx_ring_entries", **labels) == 256 + pair
+        assert page.value("mpnet_queue_rx_ring_available_entries", **labels) == 100 + pair
+
+
+def test_bursts_become_a_cumulative_histogram(metrics, segment):
+    segment.workers[1].bursts[:] = range(1, len(BURST_BUCKETS) + 2)
+    segment.workers[1].burst_packets = 777
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "1"}
+    bounds = [*(str(float(bound)) for bound in BURST_BUCKETS), "+Inf"]
+    values = [page.value("mpnet_worker_batch_packets_bucket", **labels, le=bound) for bound in bounds]
+    assert values == list(itertools.accumulate(range(1, len(BURST_BUCKETS) + 2)))
+    assert page.value("mpnet_worker_batch_packets_count", **labels) == values[-1]
+    assert page.value("mpnet_worker_batch_packets_sum", **labels) == 777
+
+
+def test_the_state_of_device_and_workers_is_told(metrics, segment):
+    segment.rings[1].state = RingState.RUNNING
+    segment.header.offered_features = mask(Feature.MRG_RXBUF, Feature.MQ, Feature.VERSION_1)
+    segment.header.features = mask(Feature.MQ)
+    segment.workers[0].start_ns = 1_700_000_000 * 10**9
+    segment.workers[0].heartbeat_ns = time.monotonic_ns()
+    segment.workers[0].restarts[RestartReason.KILLED] = 3
+    before = time.time()
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "0"}
+    assert page.value("mpnet_device_up", device=segment.name) == 1
+    enabled = {dict(each)["feature"]: value for each, value in page.of("mpnet_device_feature_enabled").items()}
+    assert enabled == {"MRG_RXBUF": 0, "MQ": 1, "VERSION_1": 0}
+    assert page.value("mpnet_worker_start_time_seconds", **labels) == 1_700_000_000
+    # The two clocks may be adjusted against each other while the test runs.
+    assert page.value("mpnet_worker_heartbeat_timestamp_seconds", **labels) == pytest.approx(before, abs=5)
+    assert page.value("mpnet_worker_restarts_total", **labels, reason="killed") == 3
+
+
+def test_a_ring_that_only_the_control_queue_uses_is_no_device_in_use(metrics, segment):
+    segment.rings[2 * PAIRS].state = RingState.RUNNING
+    assert scrape(metrics).value("mpnet_device_up", device=segment.name) == 0
+
+
+def test_requests_are_counted_by_method(metrics):
+    metrics.observe_request("device.show", 0.002)
+    page = scrape(metrics)
+    assert page.value("mpnet_control_request_duration_seconds_count", method="device.show") == 1
+    assert page.value("mpnet_control_request_duration_seconds_sum", method="device.show") == 0.002
+    assert page.value("mpnet_control_request_duration_seconds_bucket", method="device.show", le="0.001") == 0
+    assert page.value("mpnet_control_request_duration_seconds_bucket", method="device.show", le="0.005") == 1
+
+
+def test_several_devices_stand_side_by_side(segment):
+    other = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
+    try:
+        served = [segment]
+        metrics = Metrics(lambda: served)
+        served.append(other)
+        names = {dict(labels)["device"] for labels in scrape(metrics).of("mpnet_device_up")}
+        assert names == {segment.name, other.name}
+        served.remove(segment)
+        assert len(scrape(metrics).of("mpnet_device_up")) == 1
+    finally:
+        other.unlink()
+
+
+def test_no_device_is_no_error():
+    assert "mpnet_device_up" in scrape(Metrics(list)).types
+
+
+def test_both_formats_agree_on_names_and_types(metrics):
+    text = openmetrics_exposition.generate_latest(metrics.registry).decode()
+    families = {family.name: family.type for family in openmetrics_parser.text_string_to_metric_families(text)}
+    assert families["mpnet_queue_rx_packets"] == "counter"
+    assert families["mpnet_worker_batch_packets"] == "histogram"
+    assert families["mpnet_queue_rx_ring_entries"] == "gauge"
+    classic = {name for name in scrape(metrics).types if not name.endswith("_created")}
+    assert families.keys() == classic
+
+
+# Over HTTP.
+
+
+def _get(port, accept):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
+        return response.headers["Content-Type"], response.read().decode()
+
+
+def test_the_format_is_negotiated(metrics, segment):
+    segment.rings[0].packets = 5
+    port = metrics.serve("127.0.0.1", 0)
+    kind, text = _get(port, "text/plain")
+    assert kind.startswith("text/plain")
+    page = Scrape(list(parser.text_string_to_metric_families(text)))
+    assert page.value("mpnet_queue_rx_packets_total", device=segment.name, queue="0") == 5
+    kind, text = _get(port, "application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+    page = Scrape(list(openmetrics_parser.text_string_to_metric_families(text)))
+    assert page.value("mpnet_queue_rx_packets_total", device=segment.name, queue="0") == 5
+
+
+def test_a_port_in_use_is_an_error(metrics):
+    port = metrics.serve("127.0.0.1", 0)
+    with pytest.raises(MpnetError, match=rf"cannot serve metrics on 127\.0\.0\.1:{port}: Address already in use"):
+        Metrics(list).serve("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_here_is_an_error(metrics):
+    with pytest.raises(MpnetError, match=r"cannot serve metrics on 192\.0\.2\.1:9464"):
+        metrics.serve("192.0.2.1", 9464)
+
+
+# Processor time.
+
+
+class FakeProcess:
+    def __init__(self, times):
+        self.times = times
+
+    def is_running(self):
+        return self.times is not None
+
+    def cpu_times(self):
+        return self.times
+
+
+def test_processor_time_survives_a_restart_and_never_falls(monkeypatch, segment):
+    processes = {11: FakeProcess(CpuTime(1.0, 2.0)), 12: FakeProcess(CpuTime(0.5, 0.25))}
+    monkeypatch.setattr(cpu_time, "_find", processes.get)
+    times, worker = CpuTimes(), segment.workers[0]
+    worker.pid, worker.start_ns = 11, 1
+    assert times.sample(segment)[0] == (1.0, 2.0)
+    processes[11].times = None
+    assert times.sample(segment)[0] == (1.0, 2.0)
+    worker.pid = 0
+    assert times.sample(segment)[0] == (1.0, 2.0)
+    worker.pid, worker.start_ns = 12, 2
+    assert times.sample(segment)[0] == (1.5, 2.25)
+    processes[12].times = CpuTime(1.0, 1.0)
+    assert times.sample(segment)[0] == (2.0, 3.0)
+    times.forget(segment.name)
+    assert times.sample(segment)[0] == (1.0, 1.0)
+
+
+def test_processor_time_is_the_processes_own(segment):
+    sum(range(2_000_000))
+    segment.workers[0].pid, segment.workers[0].start_ns = os.getpid(), 1
+    user, system = CpuTimes().sample(segment)[0]
+    assert 0 < user + system <= sum(os.times()[:2]) + 0.02  # the kernel counts in hundredths
+
+
+def test_a_worker_that_is_gone_counts_nothing(segment):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    segment.workers[0].pid, segment.workers[0].start_ns = ended.pid, 1
+    assert CpuTimes().sample(segment) == [(0, 0), (0, 0)]
