@@ -3,36 +3,29 @@
 import asyncio
 import os
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-import structlog
 
+from mpnet.control.log import get_log
+from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError, ProtocolError
 from mpnet.rpc.management import (
     LENGTH,
     MAX_REQUEST_BYTES,
     METHODS,
     Answer,
-    DeviceParams,
-    NoParams,
     Problem,
     Request,
-    ScaleParams,
-    SetParams,
     pack,
 )
 from mpnet.rpc.unix_socket import bind_unix, release_unix
 
 MAX_CLIENTS = 64
 """Connections at a time; a client too many is told so."""
-
-_UCRED = struct.Struct("3i")
-"""struct ucred of SO_PEERCRED: pid, uid, gid."""
 
 _ROOT = 0
 
@@ -41,30 +34,6 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 Observer = Callable[[str, float], None]
 """Told each request's method and the seconds it took."""
-
-
-class ManagedDevice(Protocol):
-    """What management asks of a device."""
-
-    def describe(self) -> dict[str, Any]:
-        """The device's state, in msgpack's types; its ``workers`` are one dictionary each."""
-
-    async def set(self, name: str, value: str) -> None:
-        """Change a property, or raise ``MpnetError``."""
-
-    async def scale(self, count: int) -> None:
-        """Serve the queue pairs with ``count`` processes, or raise ``MpnetError``."""
-
-
-class Managed(Protocol):
-    """What management asks of the control process."""
-
-    @property
-    def devices(self) -> Mapping[str, ManagedDevice]:
-        """The devices by id."""
-
-    def describe(self) -> dict[str, Any]:
-        """The control process's own state, in msgpack's types."""
 
 
 class ManagementServer:
@@ -84,7 +53,7 @@ class ManagementServer:
         self.path = path
         self._handlers = handlers
         self._observe = observe
-        self._log = structlog.get_logger().bind(socket=str(path))
+        self._log = get_log(socket=str(path))
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
@@ -167,51 +136,6 @@ class ManagementServer:
             self._observe(request.method, time.perf_counter() - started)
 
 
-def make_handlers(control: Managed) -> dict[str, Handler]:
-    """Give what answers each method of ``METHODS`` for a control process."""
-
-    def find(name: str) -> ManagedDevice:
-        if name not in control.devices:
-            known = ", ".join(control.devices) or "none"
-            raise MpnetError(f"there is no device {name!r}, expected one of: {known}", "see 'mpnet device list'")
-        return control.devices[name]
-
-    async def show_control(_: NoParams) -> Any:
-        return control.describe()
-
-    async def list_devices(_: NoParams) -> Any:
-        return [device.describe() for device in control.devices.values()]
-
-    async def show_device(params: DeviceParams) -> Any:
-        return find(params.device).describe()
-
-    async def set_device(params: SetParams) -> Any:
-        device = find(params.device)
-        await device.set(params.name, params.value)
-        return device.describe()
-
-    async def list_workers(_: NoParams) -> Any:
-        return [
-            {"device": name, **worker}
-            for name, device in control.devices.items()
-            for worker in device.describe()["workers"]
-        ]
-
-    async def scale_workers(params: ScaleParams) -> Any:
-        device = find(params.device)
-        await device.scale(params.count)
-        return device.describe()
-
-    return {
-        "control.show": show_control,
-        "device.list": list_devices,
-        "device.show": show_device,
-        "device.set": set_device,
-        "worker.list": list_workers,
-        "worker.scale": scale_workers,
-    }
-
-
 def _read_params(request: Request) -> msgspec.Struct:
     expected = METHODS.get(request.method)
     if expected is None:
@@ -231,17 +155,10 @@ def _refusal(error: MpnetError) -> Answer:
 
 
 def _check_peer(sock: socket.socket) -> None:
-    """Let in the user who runs this process, and root (SO_PEERCRED: who connected, whoever holds it now)."""
-    pid, uid, _ = _peer_credentials(sock)
-    owner = os.geteuid()
-    if uid not in {owner, _ROOT}:
+    """Let in the user who runs this process, and root; who connected counts, whoever holds the socket now."""
+    peer, owner = Peer.of(sock), os.geteuid()
+    if peer.uid not in {owner, _ROOT}:
         raise MpnetError(
-            f"process {pid} of user {uid} may not manage the devices of user {owner}",
+            f"process {peer.pid} of user {peer.uid} may not manage the devices of user {owner}",
             f"run the command as user {owner}",
         )
-
-
-def _peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Process, user and group that connected."""
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid, gid

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import stat
-import struct
 import threading
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,8 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpnet.control import management
-from mpnet.control.management import ManagementServer, make_handlers
+import mpnet
+from mpnet.config.control import ControlConfig
+from mpnet.control import management, services
+from mpnet.control.management import ManagementServer
+from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
 from mpnet.rpc.management import LENGTH, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, METHODS, Client, default_socket_path
 from mpnet.rpc.unix_socket import bind_unix, release_unix
@@ -27,10 +29,13 @@ class FakeDevice:
         self.name = name
         self.properties = {}
         self.workers = 1
+        self.segment = None
 
     def describe(self):
-        workers = [{"slot": slot} for slot in range(self.workers)]
-        return {"id": self.name, "properties": self.properties, "workers": workers}
+        return {"id": self.name, "properties": self.properties, "workers": self.describe_workers()}
+
+    def describe_workers(self):
+        return [{"slot": slot} for slot in range(self.workers)]
 
     async def set(self, name, value):
         if name == "broken":
@@ -48,10 +53,23 @@ class FakeDevice:
 
 class FakeControl:
     def __init__(self):
+        self.options = ControlConfig(metrics="127.0.0.1:9464")
         self.devices = {name: FakeDevice(name) for name in ("net0", "net1")}
 
-    def describe(self):
-        return {"pid": 1}
+
+@pytest.fixture(autouse=True)
+def _fake_devices(monkeypatch):
+    monkeypatch.setattr(services, "describe_device", FakeDevice.describe)
+    monkeypatch.setattr(services, "describe_workers", FakeDevice.describe_workers)
+    monkeypatch.setattr(services, "start_to_first_packet", lambda *_: 0.5)
+
+
+SHOWN = {
+    "version": mpnet.__version__,
+    "pid": os.getpid(),
+    "metrics": "127.0.0.1:9464",
+    "devices": ["net0", "net1"],
+}
 
 
 class Served:
@@ -60,7 +78,7 @@ class Served:
     def __init__(self, path):
         self.path = path
         self.seen = []
-        self.server = ManagementServer(path, make_handlers(FakeControl()), self._observe)
+        self.server = ManagementServer(path, services.make_handlers(FakeControl()), self._observe)
 
     def _observe(self, method, seconds):
         assert seconds >= 0
@@ -115,9 +133,10 @@ def packed(message):
 
 def test_every_method_answers(path):
     async def scenario(served):
-        assert await served.call("control.show") == {"pid": 1}
+        assert await served.call("control.show") == SHOWN
         assert [device["id"] for device in await served.call("device.list")] == ["net0", "net1"]
-        assert (await served.call("device.show", device="net1"))["id"] == "net1"
+        shown = await served.call("device.show", device="net1")
+        assert (shown["id"], shown["start_to_first_packet_seconds"]) == ("net1", 0.5)
         changed = await served.call("device.set", device="net0", name="combined", value="2")
         assert changed["properties"] == {"combined": "2"}
         assert len((await served.call("worker.scale", device="net0", count=3))["workers"]) == 3
@@ -169,7 +188,7 @@ def test_a_bad_request_is_answered_and_the_next_one_too(path, method, params, pr
         with Client(path, 10) as client:
             with pytest.raises(MpnetError) as caught:
                 client.call(method, **params)
-            assert client.call("control.show") == {"pid": 1}
+            assert client.call("control.show") == SHOWN
         return caught.value
 
     async def scenario(_):
@@ -230,7 +249,7 @@ def test_random_bytes_disturb_nobody(tmp_path, data):
         await writer.wait_closed()
         return await served.call("control.show")
 
-    assert run(path, scenario) == {"pid": 1}
+    assert run(path, scenario) == SHOWN
 
 
 def test_idle_and_half_sent_requests_keep_nobody_waiting(path):
@@ -244,7 +263,7 @@ def test_idle_and_half_sent_requests_keep_nobody_waiting(path):
             await writer.wait_closed()
         return answers
 
-    assert run(path, scenario) == [{"pid": 1}] * 8
+    assert run(path, scenario) == [SHOWN] * 8
 
 
 def test_a_client_too_many_is_told(path, monkeypatch):
@@ -262,8 +281,7 @@ def test_a_client_too_many_is_told(path, monkeypatch):
 
 @pytest.mark.parametrize(("own", "peer", "refused"), [(1000, 1001, True), (1000, 0, False), (1000, 1000, False)])
 def test_only_the_same_user_and_root_may_ask(path, monkeypatch, own, peer, refused):
-    ucred = struct.pack("3i", 4242, peer, peer)
-    monkeypatch.setattr(management, "_peer_credentials", lambda _: struct.unpack("3i", ucred))
+    monkeypatch.setattr(Peer, "of", lambda _: Peer(4242, peer, "someone"))
     monkeypatch.setattr(os, "geteuid", lambda: own)
 
     async def scenario(served):
@@ -273,7 +291,7 @@ def test_only_the_same_user_and_root_may_ask(path, monkeypatch, own, peer, refus
         with pytest.raises(MpnetError, match="process 4242 of user 1001 may not manage the devices of user 1000"):
             run(path, scenario)
     else:
-        assert run(path, scenario) == {"pid": 1}
+        assert run(path, scenario) == SHOWN
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the child only makes system calls
@@ -315,7 +333,7 @@ def test_a_second_server_is_told_that_the_socket_is_in_use(path):
         await other.server.close()
         return await served.call("control.show")
 
-    assert run(path, scenario) == {"pid": 1}
+    assert run(path, scenario) == SHOWN
 
 
 # The client.

@@ -105,7 +105,7 @@ def xml(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
 def _guest_parts(name: str, memory: int, socket: Path | None) -> tuple[VhostUserNic, Machine]:
     """Give the network card and the machine of a guest with KVM for a device."""
     report = msgspec.convert(call(socket, "device.show", device=name), DeviceReport)
-    if report.client:
+    if report.config.client:
         raise MpnetError(
             f"device {name!r} connects to the front-end's socket, but QEMU is to connect to the device's",
             "serve the device without client=on",
@@ -113,8 +113,8 @@ def _guest_parts(name: str, memory: int, socket: Path | None) -> tuple[VhostUser
     nic = VhostUserNic(
         name=report.id,
         # QEMU and libvirt run in folders of their own.
-        socket=str(Path(report.socket).absolute()),
-        queue_pairs=report.queue_pairs,
+        socket=str(Path(report.config.socket).absolute()),
+        queue_pairs=report.offered_pairs,
         mac=report.mac,
         mtu=report.mtu or None,
     )

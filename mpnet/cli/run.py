@@ -157,6 +157,17 @@ def _settings(table: Table, given: Mapping[str, _Given], names: Mapping[str, str
 
 
 def _serve(chosen: RunConfig) -> None:
-    from mpnet.control.server import Control  # noqa: PLC0415 - errors, help and capabilities do without it
+    from mpnet.control.launcher import Launcher  # noqa: PLC0415 - errors, help and capabilities do without control
 
-    asyncio.run(Control(chosen.devices, chosen.control).run())
+    launcher = Launcher()
+    launcher.warm_up()  # it imports while this process does
+    from mpnet.control import log  # noqa: PLC0415 - likewise
+    from mpnet.control.server import Control  # noqa: PLC0415 - likewise
+    from mpnet.control.services import look_after  # noqa: PLC0415 - likewise
+
+    log.configure(chosen.control.log_format)
+
+    async def serve() -> None:
+        await Control(chosen.devices, chosen.control, [look_after], launcher).run()
+
+    asyncio.run(serve())

@@ -1,8 +1,8 @@
 """What people see of devices and workers: tables on standard output."""
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -19,14 +19,13 @@ def print_devices(reports: Iterable[DeviceReport]) -> None:
         "device", "state", "queue pairs", "workers", "tap", "socket", numbers=("queue pairs", "workers")
     )
     for report in reports:
-        pairs = f"{report.enabled_pairs}/{report.queue_pairs}"
         table.add_row(
             report.id,
             _coloured(report.state),
-            pairs,
+            f"{report.enabled_pairs}/{report.queue_pairs}",
             str(len(report.workers)),
-            escape(report.tap),
-            escape(report.socket),
+            escape(report.tap.name),
+            escape(report.config.socket),
         )
     _console().print(table)
 
@@ -34,16 +33,25 @@ def print_devices(reports: Iterable[DeviceReport]) -> None:
 def print_workers(reports: Iterable[WorkerReport]) -> None:
     """Print a line per worker."""
     table = _table(
-        "device", "worker", "pid", "cpu", "queue pairs", "up", "restarts", numbers=("worker", "pid", "cpu")
+        "device",
+        "worker",
+        "pid",
+        "state",
+        "cpu",
+        "queue pairs",
+        "up",
+        "restarts",
+        numbers=("worker", "pid", "cpu", "up"),
     )
     for report in reports:
         table.add_row(
             report.device,
             str(report.slot),
-            str(report.pid),
+            "" if report.pid is None else str(report.pid),
+            _coloured(report.state),
             "any" if report.cpu is None else str(report.cpu),
             " ".join(map(str, report.pairs)) or "none",
-            _duration(time.time() - report.start_time) if report.pid else "",
+            "" if report.age is None else _duration(report.age),
             _reasons(report.restarts) or "0",
         )
     _console().print(table)
@@ -57,39 +65,39 @@ def print_device(report: DeviceReport) -> None:
         facts.add_row(f"[bold]{name}[/]", value)
     console.print(facts)
     console.print(_rings(report))
-    if report.workers:
-        print_workers(report.workers)
+    print_workers(msgspec.structs.replace(worker, device=report.id) for worker in report.workers)
 
 
-def _facts(report: DeviceReport) -> Sequence[tuple[str, str]]:
-    missing = [name for name in report.offered_features if name not in report.features]
-    first = report.start_to_first_packet_seconds
-    return (
-        ("device", report.id),
-        ("state", _coloured(report.state)),
-        ("tap", escape(report.tap)),
-        ("socket", escape(report.socket)),
-        ("mac", report.mac),
-        ("mtu", str(report.mtu)),
-        ("queue pairs", f"{report.enabled_pairs} enabled of {report.queue_pairs}"),
-        ("front-ends seen", str(report.connections)),
-        ("features", " ".join(report.features) or "none negotiated"),
-        ("offered only", " ".join(missing) or "none"),
-        ("start to first packet", "no packet yet" if first is None else f"{first:.3f} s"),
+def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
+    offered = [name for name in report.features_offered if name not in report.features]
+    peer, first = report.session.front_end, report.start_to_first_packet_seconds
+    yield "device", report.id
+    yield "state", f"{_coloured(report.state)} ({escape(report.session.state)})"
+    yield "front-end", f"{escape(peer.name)}, process {peer.pid}" if peer else "none"
+    yield "socket", escape(report.config.socket)
+    yield "tap", f"{escape(report.tap.name)}, {'up' if report.tap.up else '[red]down[/]'}"
+    yield "mac", report.mac
+    yield "mtu", str(report.mtu)
+    yield "link", report.link
+    yield (
+        "queue pairs",
+        f"{report.enabled_pairs} in use, {report.offered_pairs} offered, {report.queue_pairs} in all",
     )
+    yield "connections", str(report.session.connections)
+    yield "features", " ".join(report.features) or "none negotiated"
+    yield "offered only", " ".join(offered) or "none"
+    yield "start to first packet", "no packet yet" if first is None else f"{first:.3f} s"
 
 
 def _rings(report: DeviceReport) -> Table:
-    counters = ("size", "ready", "packets", "bytes", "kicks", "calls", "quiet")
-    table = _table("queue", "ring", "worker", "state", *counters, "drops", numbers=("queue", "worker", *counters))
-    for queue in report.queues:
-        worker = "none" if queue.worker < 0 else str(queue.worker)
-        for name, ring in (("rx", queue.rx), ("tx", queue.tx)):
-            table.add_row(str(queue.pair), name, worker, *_ring_cells(ring))
+    counters = ("size", "ready", "packets", "bytes", "kicks", "calls", "suppressed")
+    table = _table("queue", "ring", "state", *counters, "drops", numbers=("queue", *counters))
+    for ring in report.rings:
+        table.add_row("" if ring.queue is None else str(ring.queue), ring.direction, *_ring_cells(ring))
     return table
 
 
-def _ring_cells(ring: RingReport) -> Iterable[str]:
+def _ring_cells(ring: RingReport) -> Iterator[str]:
     state = _coloured(ring.state)
     yield f"{state} ({ring.fault})" if ring.state == "broken" else state
     for number in (ring.size, ring.available_entries, ring.packets, ring.bytes, ring.kicks, ring.calls):

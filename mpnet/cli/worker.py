@@ -41,4 +41,5 @@ def scale(device: str, count: int, socket: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    print_workers(msgspec.convert(result, DeviceReport).workers)
+    report = msgspec.convert(result, DeviceReport)
+    print_workers(msgspec.structs.replace(each, device=report.id) for each in report.workers)

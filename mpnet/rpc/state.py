@@ -1,6 +1,6 @@
-"""What control tells about its devices on the management socket.
+"""What commands read of the control process's answers.
 
-Commands print these as they are with ``--json``: a field here is a promise to scripts.
+The answers say more, and ``--json`` prints them whole.
 """
 
 import msgspec
@@ -10,59 +10,91 @@ class RingReport(msgspec.Struct, kw_only=True):
     """One virtqueue.
 
     Attributes:
+        queue: its queue pair; None for the control queue.
+        direction: "rx" and "tx" as the guest sees them, or "control".
         state: a ``layout.RingState`` in lower case.
         fault: a ``layout.Fault`` in lower case.
         size: entries; 0 before the guest chose it.
         available_entries: what the guest has ready in it.
         packets: frames delivered.
         bytes: bytes of them.
-        drops: frames not delivered, by ``layout.DropReason`` in lower case.
         kicks: notifications from the guest.
         calls: notifications to the guest.
         calls_suppressed: notifications the guest did not want.
+        drops: frames not delivered, by ``layout.DropReason`` in lower case.
     """
 
+    queue: int | None
+    direction: str
     state: str
     fault: str
     size: int
     available_entries: int
     packets: int
     bytes: int
-    drops: dict[str, int]
     kicks: int
     calls: int
     calls_suppressed: int
-
-
-class QueueReport(msgspec.Struct, kw_only=True):
-    """One queue pair: its number, the worker slot that serves it (-1 for none) and its two rings."""
-
-    pair: int
-    worker: int
-    rx: RingReport
-    tx: RingReport
+    drops: dict[str, int]
 
 
 class WorkerReport(msgspec.Struct, kw_only=True):
     """One worker process.
 
     Attributes:
-        device: the device's id.
-        slot: the worker's number in the device.
-        pid: its process; 0 when there is none.
+        slot: its number in the device.
+        state: "running" or "being replaced".
+        pid: its process; None when there is none.
         cpu: the processor it is pinned to; None where the scheduler chooses.
+        age: seconds since it started.
         pairs: queue pairs it serves.
-        start_time: seconds since the epoch.
         restarts: how often it was replaced, by ``layout.RestartReason`` in lower case.
+        device: the device's id, where workers of several are listed.
     """
 
-    device: str
     slot: int
-    pid: int
+    state: str
+    pid: int | None
     cpu: int | None
+    age: float | None
     pairs: list[int]
-    start_time: float
     restarts: dict[str, int]
+    device: str = ""
+
+
+class PeerReport(msgspec.Struct, kw_only=True):
+    """The front-end's process: its id and its command's name."""
+
+    pid: int
+    name: str
+
+
+class SessionReport(msgspec.Struct, kw_only=True):
+    """The vhost-user connection.
+
+    Attributes:
+        state: "listening" without a front-end, else how far negotiation is.
+        front_end: who is connected.
+        connections: how often a front-end came.
+    """
+
+    state: str
+    front_end: PeerReport | None
+    connections: int
+
+
+class TapReport(msgspec.Struct, kw_only=True):
+    """The TAP: its name and whether it is up."""
+
+    name: str
+    up: bool
+
+
+class SocketReport(msgspec.Struct, kw_only=True):
+    """The vhost-user socket a device was configured with."""
+
+    socket: str
+    client: bool = False
 
 
 class DeviceReport(msgspec.Struct, kw_only=True):
@@ -70,34 +102,43 @@ class DeviceReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         id: its name.
-        state: "waiting" for a front-end, "connected", or "running" with a driver.
-        tap: its TAP.
-        socket: its vhost-user socket.
-        client: whether it connects to the front-end's socket.
+        config: as it was asked for.
         mac: the guest's address.
         mtu: the guest's MTU.
+        link: "up" or "down".
         queue_pairs: how many it has.
+        offered_pairs: how many a guest may use.
         enabled_pairs: how many the guest uses.
         features: what the guest negotiated.
-        offered_features: what it may negotiate.
-        connections: how often a front-end came.
-        start_to_first_packet_seconds: from the start of the control process; None before the first.
-        queues: every queue pair.
+        features_offered: what it may negotiate.
+        session: the vhost-user connection.
+        tap: its TAP.
+        rings: every virtqueue.
         workers: every worker.
+        start_to_first_packet_seconds: from the start of the control process; None before the first.
     """
 
     id: str
-    state: str
-    tap: str
-    socket: str
-    client: bool
+    config: SocketReport
     mac: str
     mtu: int
+    link: str
     queue_pairs: int
+    offered_pairs: int
     enabled_pairs: int
     features: list[str]
-    offered_features: list[str]
-    connections: int
-    start_to_first_packet_seconds: float | None
-    queues: list[QueueReport]
+    features_offered: list[str]
+    session: SessionReport
+    tap: TapReport
+    rings: list[RingReport]
     workers: list[WorkerReport]
+    start_to_first_packet_seconds: float | None
+
+    @property
+    def state(self) -> str:
+        """One word: "broken", "running" with a driver, "connected" or "waiting" for a front-end."""
+        states = {ring.state for ring in self.rings}
+        for state in ("broken", "running"):
+            if state in states:
+                return state
+        return "connected" if self.session.front_end else "waiting"

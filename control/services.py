@@ -1,0 +1,119 @@
+"""What runs beside the devices: the management socket and the metrics."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import mpnet
+from mpnet.control.describe import describe_device, describe_workers
+from mpnet.control.device import Device
+from mpnet.control.first_packet import process_start_ns, start_to_first_packet
+from mpnet.control.log import get_log
+from mpnet.control.management import Handler, ManagementServer
+from mpnet.control.metrics import Metrics
+from mpnet.control.server import Control
+from mpnet.errors import MpnetError
+from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams, default_socket_path
+
+NO_SOCKET = "none"
+"""As ``ControlConfig.socket``: be without a management socket."""
+
+_SAMPLE_SECONDS = 1.0
+"""How much of a killed worker's processor time the metrics may miss."""
+
+
+@asynccontextmanager
+async def look_after(control: Control) -> AsyncIterator[None]:
+    """Serve metrics and the management socket, as the options have it, for as long as the context lasts.
+
+    Raises:
+        MpnetError: an address or a path cannot be bound.
+    """
+    metrics = Metrics(lambda: [device.segment for device in control.devices.values()])
+    server = _management(control, metrics)
+    sampling = asyncio.create_task(_sample(control, metrics))
+    try:
+        if endpoint := control.options.metrics_endpoint:
+            port = await asyncio.to_thread(metrics.serve, *endpoint)
+            get_log().info("metrics", url=f"http://{control.options.metrics.rpartition(':')[0]}:{port}/metrics")
+        if server:
+            await server.start()
+        yield
+    finally:
+        sampling.cancel()
+        if server:
+            await server.close()
+        await asyncio.to_thread(metrics.close)
+
+
+async def _sample(control: Control, metrics: Metrics) -> None:
+    while True:
+        for device in control.devices.values():
+            metrics.cpu_times.sample(device.segment)
+        await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+def _management(control: Control, metrics: Metrics) -> ManagementServer | None:
+    chosen = control.options.socket
+    if chosen == NO_SOCKET:
+        return None
+    path = Path(chosen) if chosen else default_socket_path()
+    return ManagementServer(path, make_handlers(control), metrics.observe_request)
+
+
+def make_handlers(control: Control) -> dict[str, Handler]:
+    """Give what answers each method of ``METHODS`` for a control process."""
+    start_ns = process_start_ns()
+
+    def find(name: str) -> Device:
+        if name not in control.devices:
+            known = ", ".join(control.devices) or "none"
+            raise MpnetError(f"there is no device {name!r}, expected one of: {known}", "see 'mpnet device list'")
+        return control.devices[name]
+
+    def describe(device: Device) -> dict[str, Any]:
+        first = start_to_first_packet(device.segment, start_ns)
+        return describe_device(device) | {"start_to_first_packet_seconds": first}
+
+    async def show_control(_: NoParams) -> Any:
+        return {
+            "version": mpnet.__version__,
+            "pid": os.getpid(),
+            "metrics": control.options.metrics,
+            "devices": list(control.devices),
+        }
+
+    async def list_devices(_: NoParams) -> Any:
+        return [describe(device) for device in control.devices.values()]
+
+    async def show_device(params: DeviceParams) -> Any:
+        return describe(find(params.device))
+
+    async def set_device(params: SetParams) -> Any:
+        device = find(params.device)
+        await device.set(params.name, params.value)
+        return describe(device)
+
+    async def list_workers(_: NoParams) -> Any:
+        return [
+            {"device": name, **worker}
+            for name, device in control.devices.items()
+            for worker in describe_workers(device)
+        ]
+
+    async def scale_workers(params: ScaleParams) -> Any:
+        device = find(params.device)
+        await device.scale(params.count)
+        return describe(device)
+
+    return {
+        "control.show": show_control,
+        "device.list": list_devices,
+        "device.show": show_device,
+        "device.set": set_device,
+        "worker.list": list_workers,
+        "worker.scale": scale_workers,
+    }
