@@ -143,7 +143,8 @@ def indirect_table(ctx: Context, address: int, size: int, slot: int) -> int:
 def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) -> int:
     """Translate the chain that begins at ``head`` into iovecs from ``slot`` on.
 
-    ``worker.readable`` is left holding the bytes of its device-readable part.
+    ``worker.readable`` is left holding the bytes of its device-readable part, ``worker.descriptors`` the number
+    of entries it takes in the ring's own table.
 
     Args:
         ctx: the worker's context.
@@ -163,6 +164,7 @@ def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) ->
     total = 0
     readable = 0
     steps = 0
+    direct = 0
     indirect = False
     fault = _HEAD_RANGE if head >= entries else 0
     while fault == 0:
@@ -173,6 +175,7 @@ def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) ->
         flags = descriptor_flags(descriptor)
         following = descriptor_next(descriptor)
         steps += 1
+        direct += not indirect
         if flags & DESC_F_INDIRECT:
             fault = _indirect_fault(ring.indirect, indirect, flags, length)
             if fault == 0:
@@ -196,6 +199,7 @@ def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) ->
         if fault == 0:
             fault = _next_fault(following, steps, entries)
     worker.readable = readable
+    worker.descriptors = direct
     worker.fault = fault
     return slot if fault == 0 else -1
 

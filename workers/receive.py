@@ -94,6 +94,7 @@ def _open_window(ctx: Context, pending: int) -> None:
     window.begin = 0
     window.end = 0
     window.bytes = 0
+    window.descriptors = 0
     window.fault = 0
 
 
@@ -118,6 +119,7 @@ def _extend_window(ctx: Context, index: int, size: int) -> None:
         chain.end = end
         chain.bytes = chain_bytes(ctx, window.end, end)
         window.bytes += chain.bytes
+        window.descriptors += ctx.worker[0].descriptors
         window.end = end
         window.translated += 1
 
@@ -198,14 +200,21 @@ def _no_room(ctx: Context, index: int, length: int, direct: int) -> int:
         count_drop(ctx, index, _BROKEN)
         shared.spilled = 0
         return _FAULT
-    whole_ring = window.filled == 0 and window.pending == ring.entries
-    if window.translated > window.filled and (whole_ring or not ring.mergeable):
+    if window.translated > window.filled and (not ring.mergeable or _driver_gave_all(ctx, index)):
         count_drop(ctx, index, _TOO_LONG)
         shared.spilled = 0
         return _DROPPED
     gather(ctx, ring.spill, window.begin, min(direct, length))
     shared.spilled = length
     return _BLOCKED
+
+
+@compiled
+def _driver_gave_all(ctx: Context, index: int) -> bool:
+    """Whether all chains are walked, none is filled, and the table has no room for one more like the last."""
+    window = ctx.window[0]
+    room = ctx.rings[index].entries - window.descriptors
+    return bool(window.filled == 0 and room < ctx.worker[0].descriptors)
 
 
 @compiled

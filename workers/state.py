@@ -34,6 +34,7 @@ WORKER = np.dtype(
         ("regions", "i8"),
         ("last_region", "i8"),
         ("readable", "i8"),  # bytes of the last walked chain's device-readable part
+        ("descriptors", "i8"),  # entries of the ring's own table that the last walked chain takes
         ("fault", "i8"),  # layout.Fault of the last walk
         ("pairs", "i8"),
         ("broken", "i8"),  # a ring broke since control was last told
@@ -81,6 +82,7 @@ WINDOW = np.dtype(
         ("begin", "i8"),  # first slot of the chains that are walked and not filled
         ("end", "i8"),
         ("bytes", "i8"),
+        ("descriptors", "i8"),  # of the ring's own table, in all chains that have been walked
         ("fault", "i8"),
     ]
 )

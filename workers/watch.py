@@ -48,7 +48,7 @@ class Watch:
         Closing it would not do: control holds a duplicate, and the set keeps what is open anywhere.
         """
         if fd >= 0:
-            _libc.epoll_ctl(self._epoll.fileno(), _CTL_DEL, fd, None)
+            _libc.epoll_ctl(self._epoll.fileno(), _CTL_DEL, int(fd), None)
 
     def close(self) -> None:
         """Close the set."""
@@ -58,6 +58,6 @@ class Watch:
         event = np.zeros(EPOLL_EVENT_BYTES, np.uint8)
         event[:4].view(np.uint32)[0] = select.EPOLLIN | select.EPOLLET
         event[EPOLL_DATA_OFFSET:].view(np.int64)[0] = data
-        if _libc.epoll_ctl(self._epoll.fileno(), operation, fd, ctypes.c_void_p(event.ctypes.data)) < 0:
+        if _libc.epoll_ctl(self._epoll.fileno(), operation, int(fd), ctypes.c_void_p(event.ctypes.data)) < 0:
             error = ctypes.get_errno()
             raise OSError(error, f"epoll_ctl: {os.strerror(error)}")

@@ -63,7 +63,9 @@ class Worker:
             self._report_broken()
 
     def close(self) -> None:
-        """Let go of rings, TAP queues and guest memory."""
+        """Let go of rings, TAP queues, guest memory and the channel."""
+        if self._channel is not None:
+            self._channel.close()
         self._rings.close()
         self._memory.close()
         self.watch.close()
