@@ -82,7 +82,7 @@ class Machine:
 
     Attributes:
         accel: "kvm", or "tcg" where KVM does not serve.
-        machine: QEMU's machine type: "q35", "pc" or "microvm".
+        machine: QEMU's machine type: "q35", "pc" or "microvm"; a microvm under TCG often hangs in a guest's reboot.
         smp: virtual processors.
         memory_mib: RAM at start.
         backend: where guest memory lives: an anonymous "memfd", or a "file" under `memory_path`; shared
