@@ -3,16 +3,17 @@
 import asyncio
 import os
 import select
+import time
 from dataclasses import replace
 from typing import Any
 
 from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers
-from mpnet.control.desired import RingSetting
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
 from mpnet.control.peer import Peer
+from mpnet.control.rings import Rings
 from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
@@ -33,18 +34,19 @@ class Device:
     """A device of this control process.
 
     ``await start()`` first. A session then gives it the effects of its messages; the management socket gives it
-    ``set``, ``scale`` and ``describe``.
+    ``set`` and ``scale``.
 
     Args:
         config: what was asked for.
         launcher: what starts workers.
-        limits: how long to wait for workers.
+        limits: how long to wait for them.
     """
 
     segment: Segment
     tap: Tap
     supervisor: Supervisor
     backend: Backend
+    _rings: Rings
 
     def __init__(self, config: DeviceConfig, launcher: Launcher, limits: Limits | None = None) -> None:
         self.config = config
@@ -52,13 +54,11 @@ class Device:
         self.settings = commands.Settings(config.mac_octets, config.queue_pairs)
         self.link_up = True
         self.peer: Peer | None = None
-        self.guest_mtu = 0
         self._launcher = launcher
         self._limits = limits or Limits()
         self._mtu = config.mtu
         self._offered_pairs = config.queue_pairs
         self._tap_offloads = 0
-        self._numbers: dict[int, int] = {}
         self._channel_fd: int | None = None
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,29 +72,40 @@ class Device:
         config = self.config
         _check_cpus(config.cpus)
         await asyncio.to_thread(leftovers.clear, config.id, self.log)
-        tap = await asyncio.to_thread(Tap.open, config.tap, config.queue_pairs, create=config.create)
+        self.tap = await asyncio.to_thread(Tap.open, config.tap, config.queue_pairs, create=config.create)
         try:
-            if config.mtu and tap.mtu != config.mtu:
-                tap.set_mtu(config.mtu)
+            if config.mtu and self.tap.mtu != config.mtu:
+                self.tap.set_mtu(config.mtu)
             self.segment = Segment.create(config.id, config.queue_pairs)
         except MpnetError:
-            tap.close()
+            self.tap.close()
             raise
-        self.tap = tap
-        if not tap.up:
-            self.log.warning("TAP is down", tap=tap.name, remedy=f"ip link set {tap.name} up")
-        self._tap_offloads = tap.offloads()
-        self.backend = Backend(self._offer(), self._net_config().pack())
-        self.segment.header.offered_features = self.backend.offer.all_features
-        around = Surroundings(
-            self.segment, self._launcher, self.log, config.cpus, self._worker_reported, self._limits
-        )
-        self.supervisor = Supervisor(tap.fds, around)
+        self._prepare()
         try:
             await self.supervisor.start(config.worker_count)
         except BaseException:
             self._give_back()
             raise
+
+    def _prepare(self) -> None:
+        """Put together what needs TAP and segment."""
+        if not self.tap.up:
+            self.log.warning("TAP is down", tap=self.tap.name, remedy=f"ip link set {self.tap.name} up")
+        header = self.segment.header
+        header.created_ns = time.time_ns()
+        self._tap_offloads = self.tap.offloads()
+        self.backend = Backend(self._offer(), self._net_config().pack())
+        header.offered_features = self.backend.offer.all_features
+        around = Surroundings(
+            segment=self.segment,
+            launcher=self._launcher,
+            log=self.log,
+            cpus=self.config.cpus,
+            reported=self._worker_reported,
+            limits=self._limits,
+        )
+        self.supervisor = Supervisor(self.tap.fds, around)
+        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment)
 
     async def stop(self) -> None:
         """Stop the workers and give back segment and TAP; the session has ended before."""
@@ -124,19 +135,17 @@ class Device:
             case effects.SetMemory(regions):
                 await self.supervisor.set_memory(regions)
             case effects.StartRing(index):
-                await self._start_ring(index)
+                await self._rings.start(index)
             case effects.UpdateRing(index):
-                await self._set_ring(index)
+                await self._rings.update(index)
             case effects.StopRing(index):
-                await self._stop_ring(index)
+                await self._rings.stop(index)
             case effects.SetMtu(mtu):
-                self.guest_mtu = mtu
+                self.log.info("guest's MTU told", mtu=mtu)
             case effects.SetStatus(status):
-                self.segment.header.status = status
-                if status == 0:
-                    self._reset_settings()
+                await self._set_status(status)
             case effects.Reset():
-                self._reset()
+                await self._reset()
             case effects.WriteConfig(offset, data):
                 self._write_config(offset, data)
             case effects.SetBackendChannel(fd):
@@ -147,11 +156,10 @@ class Device:
     async def forget_session(self) -> None:
         """Unmap guest memory and forget what was negotiated, after the session's rings have stopped."""
         async with self._lock:
-            self.guest_mtu = 0
             self.peer = None
             try:
                 await self.supervisor.set_memory(())
-                self._reset()
+                await self._reset()
             except MpnetError as error:
                 self.log.error("session not wholly forgotten", problem=str(error))
 
@@ -165,104 +173,40 @@ class Device:
     def _offer(self) -> Offer:
         return Offer(offered_features(self._tap_offloads, self._offered_pairs), self._offered_pairs)
 
-    # Rings.
-
-    async def _start_ring(self, index: int) -> None:
-        number = self.supervisor.desired.control_ring if index == self.backend.control_ring else index
-        self._numbers[index] = number
-        try:
-            await self._set_ring(index, self.backend.rings[index].base & 0xFFFF)
-        except MpnetError:
-            del self._numbers[index]
-            self._attach_queues()
-            raise
-        if number == self.supervisor.desired.control_ring:
-            await self._update_pairs()
-
-    async def _set_ring(self, index: int, base: int | None = None) -> None:
-        setting = self._setting(index, base)
-        # The worker must not find the queue detached while it reads from it.
-        if setting.enabled and setting.number < self.supervisor.desired.control_ring and setting.number % 2 == 0:
-            self.tap.attach(setting.number // 2)
-        await self.supervisor.set_ring(setting)
-        self._attach_queues()
-
-    async def _stop_ring(self, index: int) -> None:
-        number = self._numbers.pop(index)
-        base = await self.supervisor.stop_ring(number)
-        self.backend.ring_stopped(index, base)
-        self._attach_queues()
-
-    def _setting(self, index: int, base: int | None) -> RingSetting:
-        ring = self.backend.rings[index]
-        number = self._numbers[index]
-        return RingSetting(
-            number=number,
-            size=ring.size,
-            addresses=(ring.descriptor_address, ring.avail_address, ring.used_address),
-            features=self.backend.features,
-            enabled=ring.enabled and self._in_use(number),
-            fds=(ring.kick_fd, ring.call_fd, ring.err_fd),
-            base=base,
-        )
-
-    def _in_use(self, number: int) -> bool:
-        """Whether the driver uses the ring's pair: it says so here where its control queue is served here."""
-        control = self.supervisor.desired.control_ring
-        if number == control or control not in self._numbers.values():
-            return True
-        return number // 2 < self.settings.pairs
-
-    async def _update_pairs(self) -> None:
-        """Enable and disable rings as the driver's number of queue pairs has it."""
-        for index, number in list(self._numbers.items()):
-            wanted = self.backend.rings[index].enabled and self._in_use(number)
-            if self.supervisor.desired.rings[number].enabled != wanted:
-                await self._set_ring(index)
-
-    def _attach_queues(self) -> None:
-        """Keep a queue attached to the TAP exactly while its rx ring is started and enabled."""
-        rings = self.supervisor.desired.rings
-        for pair in range(self.config.queue_pairs):
-            rx = rings.get(2 * pair)
-            if rx and rx.enabled:
-                self.tap.attach(pair)
-            else:
-                self.tap.detach(pair)
-        enabled = sum(
-            1 for pair in range(self.config.queue_pairs) if 2 * pair in rings and rings[2 * pair].enabled
-        )
-        self.segment.header.enabled_pairs = enabled
-
-    # What a driver says about the device.
+    # What the driver says about the device.
 
     def _set_features(self, features: int) -> None:
         self.tap.set_offloads(features)
         self.segment.header.features = features
         self.log.info("features negotiated", features=" ".join(names(features)))
 
-    def _reset(self) -> None:
-        self.tap.set_offloads(0)
+    async def _set_status(self, status: int) -> None:
+        self.segment.header.status = status
+        if status == 0:
+            await self._reset_settings()
+
+    async def _reset(self) -> None:
         self.segment.header.features = 0
         self.segment.header.status = 0
-        self._reset_settings()
+        await self._reset_settings()
+        self.tap.set_offloads(0)
 
-    def _reset_settings(self) -> None:
+    async def _reset_settings(self) -> None:
         self.settings = replace(self.settings, pairs=1, announce=False)
+        await self._rings.use_pairs(1)
 
     def _write_config(self, offset: int, data: bytes) -> None:
-        if offset < MAC_SIZE:
-            mac = bytearray(self.settings.mac)
-            mac[offset : offset + len(data)] = data
-            self.settings = replace(self.settings, mac=bytes(mac[:MAC_SIZE]))
-            self.backend.set_config(self._net_config().pack())
+        mac = bytearray(self.settings.mac)
+        mac[offset : offset + len(data)] = data
+        self.settings = replace(self.settings, mac=bytes(mac[:MAC_SIZE]))
+        self.backend.set_config(self._net_config().pack())
 
-    def _worker_reported(self, report: RingBroken | ControlCommand) -> None:
-        if isinstance(report, RingBroken):
-            fault = Fault(report.fault).name if report.fault in list(Fault) else str(report.fault)
-            self.log.error("the guest broke a ring", queue=report.index, fault=fault.lower())
+    def _worker_reported(self, told: RingBroken | ControlCommand) -> None:
+        if isinstance(told, RingBroken):
+            fault = Fault(told.fault).name.lower()
+            self.log.error("the guest broke a ring", queue=told.index // 2, ring=told.index, fault=fault)
             return
-        task = asyncio.create_task(self._execute(report.data))
+        task = asyncio.create_task(self._execute(told.data))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -270,27 +214,27 @@ class Device:
         """Carry out a command of the control queue and answer it."""
         async with self._lock:
             outcome = commands.execute(data, self.backend.features, self.settings)
+            try:
+                await self._rings.use_pairs(outcome.settings.pairs)
+            except MpnetError as error:
+                outcome = commands.Outcome(self.settings, str(error))
             if outcome.refusal:
                 self.log.warning("control command refused", problem=outcome.refusal)
             self.settings = outcome.settings
-            try:
-                await self._update_pairs()
-            except MpnetError as error:
-                self.log.error("control command failed", problem=str(error))
             self.backend.set_config(self._net_config().pack())
             await self.supervisor.complete_command(outcome.ack)
 
     # What the host says about the device.
 
     @property
-    def mtu(self) -> int:
-        """The MTU the guest is told: the one asked for, else the TAP's."""
-        return self._mtu or self.tap.mtu
-
-    @property
     def offered_pairs(self) -> int:
         """Queue pairs offered from the next negotiation on."""
         return self._offered_pairs
+
+    @property
+    def mtu(self) -> int:
+        """The MTU the guest is told: the one asked for, else the TAP's."""
+        return self._mtu or self.tap.mtu
 
     def _net_config(self) -> NetConfig:
         status = LinkStatus.LINK_UP if self.link_up else LinkStatus(0)
@@ -310,9 +254,9 @@ class Device:
         """
         changes = {
             "combined": self._set_combined,
-            "mtu": self._change_mtu,
-            "mac": self._change_mac,
-            "link": self._change_link,
+            "mtu": self._set_mtu,
+            "mac": self._set_mac,
+            "link": self._set_link,
         }
         if name not in changes:
             raise ConfigError(f"there is no setting {name!r}, expected one of {', '.join(changes)}")
@@ -322,7 +266,11 @@ class Device:
         self.log.info("device changed", setting=name, value=value)
 
     async def scale(self, workers: int) -> None:
-        """Share the queue pairs among ``workers`` processes, while packets flow."""
+        """Share the queue pairs among ``workers`` processes, while packets flow.
+
+        Raises:
+            MpnetError: the number is out of range, or a new worker could not be started.
+        """
         async with self._lock:
             await self.supervisor.scale(workers)
 
@@ -332,21 +280,21 @@ class Device:
             self.renew_offer()
             self.backend.disconnected()
 
-    def _change_mtu(self, value: Any) -> None:
+    def _set_mtu(self, value: Any) -> None:
         mtu = _number("mtu", value, MIN_MTU, MAX_MTU)
         self.tap.set_mtu(mtu)
         self._mtu = mtu
 
-    def _change_mac(self, value: Any) -> None:
+    def _set_mac(self, value: Any) -> None:
         self.settings = replace(self.settings, mac=parse_mac(str(value)))
 
-    def _change_link(self, value: Any) -> None:
+    def _set_link(self, value: Any) -> None:
         if value not in {"up", "down"}:
             raise ConfigError(f"link is {value!r}, expected up or down")
         up = value == "up"
         self.tap.set_carrier(up=up)
         announces = has(self.backend.features, Feature.GUEST_ANNOUNCE)
-        # Behind a link that comes up others may have learnt another place for the guest (VIRTIO 5.1.6.5.4).
+        # While the link was down, others may have learnt another place for the guest (VIRTIO 5.1.6.5.4).
         self.settings = replace(self.settings, announce=up and not self.link_up and announces)
         self.link_up = up
 

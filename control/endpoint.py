@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
 from mpnet.control.session import Session
+from mpnet.errors import MpnetError
 from mpnet.rpc.unix_socket import bind_unix, release_unix
 
 _HANDOVER_SECONDS = 1.0
@@ -18,10 +20,12 @@ class Endpoint:
 
     Args:
         device: started.
+        left: called when the connection of an inherited socket is over.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, left: Callable[[Device], None]) -> None:
         self._device = device
+        self._left = left
         self._listener: socket.socket | None = None
         self._session: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -30,9 +34,12 @@ class Endpoint:
         """Listen, or begin to connect.
 
         Raises:
-            MpnetError: the socket's path is too long, in use or forbidden.
+            MpnetError: the socket's path is too long, in use or forbidden, or the inherited one is none.
         """
         config = self._device.config
+        if config.socket_fd is not None:
+            self._begin(_inherited(config.socket_fd)).add_done_callback(lambda _: self._left(self._device))
+            return
         if config.client:
             self._serving = asyncio.create_task(self._connect())
             return
@@ -104,3 +111,12 @@ class Endpoint:
                 told = False
                 await asyncio.wait([self._begin(sock)])
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+def _inherited(fd: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        raise MpnetError(
+            f"file descriptor {fd} is no connected socket ({error.strerror})", "pass one in, as fd:3"
+        ) from None

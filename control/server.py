@@ -104,11 +104,17 @@ class Control:
         try:
             await device.start()
             stack.push_async_callback(device.stop)
-            endpoint = Endpoint(device)
+            endpoint = Endpoint(device, self._left)
             endpoint.open()
             stack.push_async_callback(endpoint.close)
         except MpnetError as error:
             raise MpnetError(f"device {device.config.id}: {error.problem}", error.remedy) from error
+
+    def _left(self, device: Device) -> None:
+        """The one front-end a device could ever have is gone: stop when it was the only device."""
+        if len(self.devices) == 1:
+            device.log.info("the inherited socket is closed: nobody else can come")
+            self.stopping.set()
 
 
 @contextmanager

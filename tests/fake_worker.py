@@ -1,8 +1,7 @@
 """A worker process that moves no packets: it answers control as its script says and notes what it was told.
 
-Its script is the file ``$MPNET_FAKE_WORKER``: lines of ``slot request action`` with the actions ``die``, ``hang`` and
-``refuse``, each taken once by removing ``<file>.<line number>``. What it was told goes to ``<file>.log``, as JSON
-lines.
+Its script is the file ``$MPNET_FAKE_WORKER``: lines of ``slot request action``, each taken once. Actions are die,
+exit, hang, refuse, break and command:HEX. What it was told goes to ``<file>.log``, as JSON lines.
 """
 
 import json
@@ -35,36 +34,34 @@ def run(device: str, slot: int, sock: socket.socket) -> None:
             record.heartbeat_ns = time.monotonic_ns()
             continue
         except ChannelClosedError:
-            # As the real one: control's death is no reason to stop.
-            time.sleep(0.1)
+            time.sleep(0.1)  # as the real one: control's death is no reason to stop
             continue
         for fd in fds:
             os.close(fd)
         _note(script, slot, message, len(fds))
-        action = _action(script, slot, type(message).__name__)
-        if action == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif action == "exit":
-            os._exit(3)
-        elif action == "hang":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            while True:
-                time.sleep(60)
-        elif action == "refuse":
-            channel.send(Failed("the script says no"))
-            continue
-        _obey(segment, message)
-        value = int(segment.rings[message.index].avail_index) if isinstance(message, StopRing) else 0
-        channel.send(Done(value))
+        action = _action(script, slot, type(message).__name__) or ""
+        _misbehave(action)
+        channel.send(Failed("the script says no") if action == "refuse" else _obey(segment, message))
         if action == "break":
             channel.send(RingBroken(message.index, 1))
-        elif action and action.startswith("command:"):
+        elif action.startswith("command:"):
             channel.send(ControlCommand(bytes.fromhex(action.removeprefix("command:"))))
         if isinstance(message, Shutdown):
             return
 
 
-def _obey(segment: Segment, message: Request) -> None:
+def _misbehave(action: str) -> None:
+    if action == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "exit":
+        os._exit(3)
+    elif action == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(60)
+
+
+def _obey(segment: Segment, message: Request) -> Done:
     if isinstance(message, SetRing):
         ring = segment.rings[message.index]
         if message.base is not None:
@@ -72,6 +69,8 @@ def _obey(segment: Segment, message: Request) -> None:
         ring.state, ring.entries = 2 if message.enabled else 1, message.size
     elif isinstance(message, StopRing):
         segment.rings[message.index].state = 0
+        return Done(int(segment.rings[message.index].avail_index))
+    return Done()
 
 
 def _note(script: Path, slot: int, message: msgspec.Struct, fds: int) -> None:
