@@ -82,7 +82,8 @@ class Machine:
 
     Attributes:
         accel: "kvm", or "tcg" where KVM does not serve.
-        machine: QEMU's machine type: "q35", "pc" or "microvm"; a microvm under TCG often hangs in a guest's reboot.
+        machine: QEMU's machine type: "q35", "pc" or "microvm". A microvm under TCG may hang in a
+            reboot of its guest.
         smp: virtual processors.
         memory_mib: RAM at start.
         backend: where guest memory lives: an anonymous "memfd", or a "file" under `memory_path`; shared
