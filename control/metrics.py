@@ -23,11 +23,13 @@ from mpnet.rpc.management import METHODS
 from mpnet.segment.layout import BURST_BUCKETS, DropReason, RestartReason, RingState
 from mpnet.segment.segment import Segment
 from mpnet.virtio import features
+from mpnet.virtio.features import Feature
 
 Segments = Callable[[], Iterable[Segment]]
 """Gives the segments of the devices served now; called from the exporter's threads."""
 
 _NS = 1e-9
+_NOT_THE_GUESTS = features.mask(Feature.VHOST_LOG_ALL, Feature.VHOST_USER_PROTOCOL_FEATURES)
 _DIRECTIONS = ("rx", "tx")
 _QUEUE = ["device", "queue"]
 _RING = [*_QUEUE, "direction"]
@@ -99,7 +101,7 @@ def _device_families(segments: Iterable[Segment]) -> Iterator[Metric]:
         data_rings = segment.rings[: 2 * segment.queue_pairs]
         up.add_metric([segment.name], int((data_rings.state == RingState.RUNNING).any()))
         offered, negotiated = int(segment.header.offered_features), int(segment.header.features)
-        for bit in features.bit_numbers(offered | negotiated):
+        for bit in features.bit_numbers((offered | negotiated) & ~_NOT_THE_GUESTS):
             enabled.add_metric([segment.name, *features.names(1 << bit)], negotiated >> bit & 1)
     yield from (up, enabled)
 

@@ -133,7 +133,9 @@ def test_bursts_become_a_cumulative_histogram(metrics, segment):
 
 def test_the_state_of_device_and_workers_is_told(metrics, segment):
     segment.rings[1].state = RingState.RUNNING
-    segment.header.offered_features = mask(Feature.MRG_RXBUF, Feature.MQ, Feature.VERSION_1)
+    segment.header.offered_features = mask(
+        Feature.MRG_RXBUF, Feature.MQ, Feature.VERSION_1, Feature.VHOST_USER_PROTOCOL_FEATURES
+    )
     segment.header.features = mask(Feature.MQ)
     segment.workers[0].start_ns = 1_700_000_000 * 10**9
     segment.workers[0].heartbeat_ns = time.monotonic_ns()

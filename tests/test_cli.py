@@ -1,0 +1,404 @@
+"""The commands: what they print where, and their exit status; control is faked beyond its socket."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+import mpnet
+from mpnet.cli import checks, device, doctor, run, worker
+from mpnet.cli.checks import Finding, Outcome
+from mpnet.cli.main import COMMANDS, cli
+from mpnet.errors import MpnetError
+from mpnet.rpc.state import (
+    DeviceReport,
+    PeerReport,
+    RingReport,
+    SessionReport,
+    SocketReport,
+    TapReport,
+    WorkerReport,
+)
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MPNET_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments, **environment):
+        return CliRunner().invoke(cli, arguments, prog_name="mpnet", env=environment)
+
+    return call
+
+
+def _ring(index, **changes):
+    values = {
+        "queue": index // 2,
+        "direction": ("rx", "tx")[index % 2],
+        "state": "running",
+        "fault": "none",
+        "size": 256,
+        "available_entries": 255,
+        "packets": 1_234_567,
+        "bytes": 10,
+        "kicks": 3,
+        "calls": 4,
+        "calls_suppressed": 5,
+        "drops": {"short_chain": 0, "tap_down": 7},
+    }
+    return RingReport(**values | changes)
+
+
+def _report(**changes):
+    values = {
+        "id": "net0",
+        "config": SocketReport(socket="/run/net0.sock"),
+        "mac": "52:54:00:12:34:56",
+        "mtu": 1500,
+        "link": "up",
+        "queue_pairs": 2,
+        "offered_pairs": 2,
+        "enabled_pairs": 1,
+        "features": ["MQ"],
+        "features_offered": ["MQ", "MRG_RXBUF"],
+        "session": SessionReport(state="running", front_end=PeerReport(pid=42, name="qemu"), connections=3),
+        "tap": TapReport(name="tap0", up=True),
+        "rings": [_ring(index) for index in range(4)],
+        "workers": [
+            WorkerReport(slot=0, state="running", pid=7, cpu=None, age=3700, pairs=[0, 1], restarts={"killed": 2})
+        ],
+        "start_to_first_packet_seconds": 1.25,
+    }
+    return DeviceReport(**values | changes)
+
+
+class FakeControl:
+    """Answers the calls of the commands from one report and keeps them."""
+
+    def __init__(self):
+        self.report = _report()
+        self.calls = []
+
+    def call(self, _socket, method, **params):
+        self.calls.append((method, params))
+        if params.get("device", "net0") != "net0":
+            raise MpnetError(f"there is no device {params['device']!r}", "see 'mpnet device list'")
+        document = msgspec.to_builtins(self.report)
+        if method == "device.list":
+            return [document]
+        if method == "worker.list":
+            return [worker | {"device": "net0"} for worker in document["workers"]]
+        return document
+
+
+@pytest.fixture
+def control(monkeypatch):
+    fake = FakeControl()
+    monkeypatch.setattr(device, "call", fake.call)
+    monkeypatch.setattr(worker, "call", fake.call)
+    return fake
+
+
+# The program.
+
+
+def test_help_names_every_command_and_imports_none():
+    code = (
+        "import sys; from mpnet.cli.main import cli; cli(['--help'], standalone_mode=False);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+    loaded = set(done.stderr.split())
+    assert not loaded & {"numba", "numpy", "rich", "asyncio", "prometheus_client", "psutil", "mpnet.cli.run"}
+
+
+def test_asking_control_does_without_the_data_path():
+    code = "import sys, mpnet.cli.device, mpnet.cli.worker, mpnet.cli.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(done.stdout.split()) & {"numba", "numpy", "prometheus_client"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(invoke, name):
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: mpnet {name}")
+
+
+def test_version(invoke):
+    assert mpnet.__version__ in invoke("--version").stdout
+
+
+def test_an_unknown_command_is_a_usage_error(invoke):
+    result = invoke("destroy")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "No such command 'destroy'" in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(invoke, shell):
+    result = invoke("completion", shell)
+    assert result.exit_code == 0
+    assert "_MPNET_COMPLETE" in result.stdout
+
+
+def test_an_error_is_one_line_on_stderr(invoke, tmp_path):
+    result = invoke("device", "list", "--control-socket", str(tmp_path / "none"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("mpnet: error: no control process listens at ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# Devices and workers.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (("device", "list"), ("device.list", {})),
+        (("device", "show", "net0"), ("device.show", {"device": "net0"})),
+        (
+            ("device", "set", "net0", "combined", "2"),
+            ("device.set", {"device": "net0", "name": "combined", "value": "2"}),
+        ),
+        (("worker", "list"), ("worker.list", {})),
+        (("worker", "scale", "net0", "2"), ("worker.scale", {"device": "net0", "count": 2})),
+    ],
+)
+def test_each_command_asks_and_prints_for_people_and_programs(invoke, control, arguments, call):
+    people, programs = invoke(*arguments), invoke(*arguments, "--json")
+    assert people.exit_code == programs.exit_code == 0, people.output + programs.output
+    assert "net0" in people.stdout
+    assert programs.stdout == json.dumps(control.call(None, call[0]), indent=2) + "\n"
+    assert control.calls[:2] == [call, call]
+    assert people.stderr == programs.stderr == ""
+
+
+def test_show_tells_what_matters(invoke, control):
+    control.report.rings[3] = _ring(3, state="broken", fault="chain_loop")
+    text = invoke("device", "show", "net0").stdout
+    for expected in (
+        "broken (chain_loop)",
+        "1,234,567",
+        "tap_down=7",
+        "qemu, process 42",
+        "1.250 s",
+        "killed=2",
+        "1h01m",
+    ):
+        assert expected in text
+    assert "short_chain" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "running"),
+        ({"rings": [_ring(0), _ring(1, state="broken")]}, "broken"),
+        ({"rings": [_ring(0, state="stopped")]}, "connected"),
+        ({"rings": [], "session": SessionReport(state="listening", front_end=None, connections=0)}, "waiting"),
+    ],
+)
+def test_the_state_is_one_word(changes, state):
+    assert _report(**changes).state == state
+
+
+def test_qemu_options_are_one_line_for_a_shell(invoke, control):
+    line, document = (
+        invoke("device", "qemu", "net0", "--memory", "2048"),
+        invoke("device", "qemu", "net0", "--json"),
+    )
+    words = shlex.split(line.stdout)
+    assert len(line.stdout.splitlines()) == 1
+    assert "memory-backend-memfd,id=mem,size=2048M,share=on" in words
+    assert "vhost-user,id=net0,chardev=net0-socket,queues=2" in words
+    assert any("path=/run/net0.sock" in word for word in words)
+    assert any("mac=52:54:00:12:34:56" in word and "vectors=6" in word for word in words)
+    assert len(json.loads(document.stdout)) == len(words)
+
+
+def test_xml_is_well_formed(invoke, control):
+    domain = ET.fromstring(invoke("device", "xml", "net0").stdout)  # noqa: S314 - our own
+    assert domain.find("devices/interface/source").get("path") == "/run/net0.sock"
+    assert json.loads(invoke("device", "xml", "net0", "-j").stdout)["xml"].startswith("<domain")
+
+
+def test_qemu_cannot_attach_to_a_device_that_connects(invoke, control):
+    control.report.config = SocketReport(socket="/x", client=True)
+    result = invoke("device", "qemu", "net0")
+    assert result.exit_code == 1
+    assert "serve the device without client=on" in result.stderr
+
+
+def test_an_answer_of_control_may_be_an_error(invoke, control):
+    result = invoke("device", "show", "net9")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "mpnet: error: there is no device 'net9': see 'mpnet device list'\n"
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_bad_count_is_a_usage_error(invoke, control, count):
+    assert invoke("worker", "scale", "net0", "--", count).exit_code == 2
+    assert control.calls == []
+
+
+def test_json_may_come_from_the_environment(invoke, control):
+    assert json.loads(invoke("device", "list", MPNET_JSON="1").stdout)[0]["id"] == "net0"
+
+
+# Run.
+
+NET0 = "id=net0,tap=tap0,socket=/run/net0.sock,queue-pairs=4"
+
+
+@pytest.fixture
+def served(invoke, monkeypatch):
+    """Runs ``mpnet run`` up to where it would serve; gives what it would."""
+    chosen = []
+    monkeypatch.setattr(run, "_serve", chosen.append)
+
+    def call(*arguments, **environment):
+        result = invoke("run", *arguments, **environment)
+        assert result.exit_code == 0, result.output
+        return chosen.pop()
+
+    return call
+
+
+def test_flags_are_stronger_than_the_environment_and_that_than_the_file(served, tmp_path):
+    path = tmp_path / "mpnet.toml"
+    path.write_text(
+        '[control]\nmetrics = "127.0.0.1:1"\nlog-format = "json"\nsocket = "/f"\n'
+        '[[device]]\nid = "net0"\ntap = "tap0"\nsocket = "/x"\nqueue-pairs = 8\nworkers = 8\nmtu = 1400\n'
+    )
+    environment = {
+        "MPNET_CONFIG": str(path),
+        "MPNET_METRICS": "127.0.0.1:2",
+        "MPNET_WORKERS": "4",
+        "MPNET_CPUS": "0-1",
+    }
+    chosen = served("--metrics", "127.0.0.1:3", "--device", "id=net0,cpus=2", **environment)
+    (net0,) = chosen.devices
+    assert (net0.queue_pairs, net0.workers, net0.mtu, net0.cpus) == (8, 4, 1400, (2,))
+    assert (chosen.control.metrics, chosen.control.log_format, chosen.control.socket) == (
+        "127.0.0.1:3",
+        "json",
+        "/f",
+    )
+
+
+def test_every_flag_has_its_environment_variable(served):
+    both = {
+        "--device": NET0,
+        "--queue-pairs": "8",
+        "--workers": "2",
+        "--cpus": "0-1,3",
+        "--metrics": "127.0.0.1:9464",
+        "--control-socket": "/run/c.sock",
+        "--log-format": "json",
+    }
+    flags = served(*(word for item in both.items() for word in item))
+    environment = {f"MPNET_{flag[2:].replace('-', '_').upper()}": value for flag, value in both.items()}
+    assert served(**environment) == flags
+    (net0,) = flags.devices
+    assert (net0.queue_pairs, net0.workers, net0.cpus) == (4, 2, (0, 1, 3))
+    assert flags.control.socket == "/run/c.sock"
+
+
+def test_every_parameter_has_an_environment_variable():
+    silent = {"print_capabilities", "help"}
+    missing = [each.name for each in run.run.params if not each.envvar and each.name not in silent]
+    assert missing == []
+
+
+def test_several_devices_are_served(served):
+    chosen = served("--device", NET0, "--device", "id=net1,tap=tap1,socket=/y")
+    assert [each.id for each in chosen.devices] == ["net0", "net1"]
+
+
+def test_the_conventions_of_back_end_programs(served):
+    (by_path,) = served("--socket-path", "/run/v.sock", "--tap", "tap0").devices
+    assert (by_path.tap, by_path.socket, by_path.socket_fd) == ("tap0", "/run/v.sock", None)
+    (by_fd,) = served("--fd", "3", "--tap", "tap0", "--queue-pairs", "2").devices
+    assert (by_fd.socket_fd, by_fd.queue_pairs) == (3, 2)
+
+
+def test_capabilities_are_printed_whatever_else_is_given(invoke):
+    result = invoke("run", "--print-capabilities", "--workers", "nonsense")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"type": "net", "features": ["tap", "queue-pairs", "workers", "cpus"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        ((), 2, "there is no device to serve"),
+        (("--tap", "tap0"), 1, "--tap: the device has no socket"),
+        (("--socket-path", "/x"), 1, "--socket-path: the device has no tap"),
+        (("--socket-path", "/x", "--fd", "3", "--tap", "t"), 1, "--fd: stands beside --socket-path"),
+        (("--fd", "x"), 2, "'x' is not a valid integer range"),
+        (("--device", NET0, "--workers", "5"), 1, "--workers: workers is 5, expected 0 to 4"),
+        (("--device", NET0, "--cpus", "x"), 1, "--cpus: cpus has 'x'"),
+        (("--device", NET0, "--metrics", "9464"), 1, "--metrics: metrics is '9464', expected HOST:PORT"),
+        (("--device", NET0, "--log-format", "xml"), 1, "--log-format: log-format is 'xml'"),
+        (("--device", NET0, "--device", NET0), 1, "device 'net0' is described twice"),
+        (("--device", "id=net0,tpa=tap0"), 1, "did you mean 'tap'?"),
+        (("--config", "/no/such.toml"), 1, "cannot read the configuration file /no/such.toml"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(invoke, arguments, status, expected):
+    result = invoke("run", *arguments)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert expected in result.stderr
+
+
+def test_an_error_names_the_variable_it_came_from(invoke):
+    result = invoke("run", MPNET_DEVICE="id=net0,tap=a/b,socket=/x")
+    assert result.stderr.splitlines() == [
+        "mpnet: error: MPNET_DEVICE: tap is 'a/b', expected a name without '/', ':', '%' and white space: "
+        "as in tap=tap0",
+        "  id=net0,tap=a/b,socket=/x",
+        "              ^^^",
+    ]
+
+
+# Doctor.
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.OK, 0), (Outcome.OPTIONAL, 0), (Outcome.MISSING, 1)])
+def test_the_doctors_status_tells_what_is_needed(invoke, monkeypatch, outcome, status):
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: [Finding("thing", outcome, "detail", "remedy")],))
+    people, programs = invoke("doctor"), invoke("doctor", "-j")
+    assert people.exit_code == programs.exit_code == status
+    assert "thing: detail\n          remedy\n" in people.stdout
+    assert json.loads(programs.stdout) == [
+        {"name": "thing", "outcome": outcome.value, "detail": "detail", "remedy": "remedy"}
+    ]
+
+
+def test_every_check_ends_with_a_finding_and_a_remedy_where_it_matters():
+    findings = [finding for check in checks.CHECKS for finding in check()]
+    assert len({finding.name for finding in findings}) >= len(checks.CHECKS)
+    assert all(finding.remedy for finding in findings if finding.outcome is not Outcome.OK)
+
+
+def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "_TUN", tmp_path / "net" / "tun")
+    (finding,) = checks.check_tun()
+    assert finding.outcome is Outcome.MISSING
+    assert "modprobe tun" in finding.remedy
+    assert "mknod" in finding.remedy
+
+
+def test_too_few_open_files_are_found(monkeypatch):
+    monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 4096))
+    assert next(iter(checks.check_limits())).outcome is Outcome.MISSING
