@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import stat
 import threading
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from mpnet.control.management import ManagementServer
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
 from mpnet.rpc.management import LENGTH, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, METHODS, Client, default_socket_path
-from mpnet.rpc.unix_socket import bind_unix, release_unix
+from mpnet.rpc.unix_socket import bind_unix
 
 
 class FakeDevice:
@@ -394,65 +393,6 @@ def test_the_default_path_follows_environment_and_user(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "access", lambda *_: True)
     assert default_socket_path() == Path("/run/mpnet/control.sock")
-
-
-# Binding a path.
-
-
-def test_a_stale_socket_is_replaced(tmp_path):
-    path = tmp_path / "s"
-    bind_unix(path).close()
-    assert path.is_socket()
-    sock = bind_unix(path, 0o660)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    release_unix(sock)
-    assert not path.exists()
-
-
-def test_a_live_socket_is_left_and_undisturbed(tmp_path):
-    path = tmp_path / "s"
-    with bind_unix(path) as live:
-        with pytest.raises(MpnetError, match="in use by another process"):
-            bind_unix(path)
-        live.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            live.accept()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
-
-
-def test_a_successors_socket_is_not_removed(tmp_path):
-    path = tmp_path / "s"
-    first = bind_unix(path)
-    path.unlink()
-    with bind_unix(path):
-        release_unix(first)
-        assert path.is_socket()
-
-
-def test_releasing_twice_is_harmless(tmp_path):
-    sock = bind_unix(tmp_path / "s")
-    release_unix(sock)
-    release_unix(sock)
-
-
-def test_a_file_in_the_way_is_left(tmp_path):
-    path = tmp_path / "s"
-    path.write_text("precious")
-    with pytest.raises(MpnetError, match="exists and is no socket"):
-        bind_unix(path)
-    assert path.read_text() == "precious"
-
-
-def test_a_long_path_names_both_lengths(tmp_path):
-    name = "s" * 120
-    with pytest.raises(MpnetError, match=r"bytes long, but Linux takes 107"):
-        bind_unix(tmp_path / name)
-
-
-def test_a_missing_folder_names_the_command(tmp_path):
-    with pytest.raises(MpnetError, match=f"mkdir -p {tmp_path}/no"):
-        bind_unix(tmp_path / "no" / "s")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):

@@ -1,0 +1,65 @@
+"""Binding a Unix socket's path: stale ones are replaced, live ones are not."""
+
+import socket
+import stat
+
+import pytest
+
+from mpnet.errors import MpnetError
+from mpnet.rpc.unix_socket import bind_unix, release_unix
+
+
+def test_a_stale_socket_is_replaced(tmp_path):
+    path = tmp_path / "s"
+    bind_unix(path).close()
+    assert path.is_socket()
+    sock = bind_unix(path, 0o660)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    release_unix(sock)
+    assert not path.exists()
+
+
+def test_a_live_socket_is_left_and_undisturbed(tmp_path):
+    path = tmp_path / "s"
+    with bind_unix(path) as live:
+        with pytest.raises(MpnetError, match="in use by another process"):
+            bind_unix(path)
+        live.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            live.accept()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_successors_socket_is_not_removed(tmp_path):
+    path = tmp_path / "s"
+    first = bind_unix(path)
+    path.unlink()
+    with bind_unix(path):
+        release_unix(first)
+        assert path.is_socket()
+
+
+def test_releasing_twice_is_harmless(tmp_path):
+    sock = bind_unix(tmp_path / "s")
+    release_unix(sock)
+    release_unix(sock)
+
+
+def test_a_file_in_the_way_is_left(tmp_path):
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(MpnetError, match="exists and is no socket"):
+        bind_unix(path)
+    assert path.read_text() == "precious"
+
+
+def test_a_long_path_names_both_lengths(tmp_path):
+    name = "s" * 120
+    with pytest.raises(MpnetError, match=r"bytes long, but Linux takes 107"):
+        bind_unix(tmp_path / name)
+
+
+def test_a_missing_folder_names_the_command(tmp_path):
+    with pytest.raises(MpnetError, match=f"mkdir -p {tmp_path}/no"):
+        bind_unix(tmp_path / "no" / "s")
