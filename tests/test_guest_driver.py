@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from mpnet.guest.chain import Layout
 from mpnet.guest.driver import DEFAULT_FEATURES, Driver, Setup
 from mpnet.guest.memory import SEAM
+from mpnet.guest.stream import Stream
+from mpnet.guest.traffic import Plan, Traffic
 from mpnet.virtio.features import Feature, mask
 
 QUEUE_PAIRS = 2
@@ -35,7 +38,13 @@ def run_testpmd(folder: Path) -> Iterator[Path]:
     sock = folder / "vhost.sock"
     command = [program, "--no-pci", "--no-huge", "-m", "256", "--no-telemetry", "--lcores", "0@0,1@1"]
     command += [f"--file-prefix={folder.name}", "--vdev", f"net_vhost0,iface={sock},queues={QUEUE_PAIRS}", "--"]
-    command += ["--forward-mode=macswap", "--auto-start", "--nb-cores=1", "--total-num-mbufs=4096"]
+    command += [
+        "--forward-mode=macswap",
+        "--auto-start",
+        "--nb-cores=1",
+        "--total-num-mbufs=4096",
+        "--no-flush-rx",
+    ]
     command += [f"--rxq={QUEUE_PAIRS}", f"--txq={QUEUE_PAIRS}"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
@@ -120,3 +129,45 @@ def test_stopped_rings_go_on(device: Path) -> None:
             driver.stop()
             assert driver.pairs[0].tx.ring.base == driver.pairs[0].tx.virtqueue.state[0].avail_index
             driver.start()
+
+
+@pytest.mark.parametrize("features", [DEFAULT_FEATURES, MODERN], ids=["event index", "flags"])
+@pytest.mark.parametrize(
+    "stream",
+    [Stream(flows=5), Stream(flows=3, source="2001:db8::1", target="2001:db8::2", frame_bytes=1514)],
+    ids=["ipv4", "ipv6"],
+)
+def test_traffic_comes_back_numbered_and_whole(device: Path, features: int, stream: Stream) -> None:
+    count = 200  # what the device can hold: it drops what the rx queue has no room for
+    with Driver.connect(device, Setup(queue_pairs=QUEUE_PAIRS, features=features)) as driver:
+        for pair in driver.pairs:
+            traffic = Traffic(pair, stream, Plan())
+            for _ in range(5):
+                report = traffic.run(5, send=count, receive=count)
+                assert report.finished
+                assert report.sent == {
+                    "frames": count,
+                    "packets": count,
+                    "bytes": count * stream.frame_bytes,
+                    "returned": count,
+                }
+                assert report.received["packets"] == count
+                assert report.received["bytes"] == count * stream.frame_bytes
+                assert not report.received["corrupt"] + report.received["lost"] + report.received["reordered"]
+            assert sum(traffic.sink.received) == 5 * count
+            assert max(traffic.sink.received) - min(traffic.sink.received) <= 1
+
+
+def test_pairs_run_in_threads_until_stopped(device: Path) -> None:
+    with Driver.connect(device, Setup(queue_pairs=QUEUE_PAIRS)) as driver:
+        runs = [Traffic(pair, Stream(), Plan()) for pair in driver.pairs]
+        with ThreadPoolExecutor() as pool:
+            reports = [pool.submit(traffic.run, 30) for traffic in runs]
+            for traffic, report in zip(runs, reports, strict=True):
+                while traffic.sink.state[0].packets < 2000 and not report.done():
+                    pass
+                traffic.stop()
+            for report in reports:
+                assert not report.result(40).finished
+                assert report.result().received["packets"] >= 2000
+                assert report.result().received["corrupt"] == 0

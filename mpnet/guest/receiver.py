@@ -42,6 +42,11 @@ class Receiver:
         notify(self.queue.virtqueue)
         return count
 
+    @property
+    def posted(self) -> int:
+        """Buffers the device holds."""
+        return len(self._posted)
+
     def _give(self, buffer: Buffer) -> bool:
         head = add(self.queue.virtqueue, buffer.chain, len(buffer.chain))
         if head != NOTHING:

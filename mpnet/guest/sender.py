@@ -24,6 +24,7 @@ class Sender:
         self.queue = queue
         self._header_bytes = header_bytes
         self._arena = Arena(queue.memory, _ARENA_BYTES)
+        self._pending = 0
 
     def send(self, frames: Sequence[Frame], layout: Layout = PLAIN, seconds: float = 5.0) -> None:
         """Send every frame and wait until the device has used them all.
@@ -32,37 +33,37 @@ class Sender:
             MpnetError: it has not within ``seconds``, or a frame with this layout never fits.
         """
         deadline = time.monotonic() + seconds
-        pending = 0
         for frame in frames:
             data = frame.header.pack(self._header_bytes) + frame.data
-            while not self._add(data, layout):
-                if not pending:
+            if not self._add(data, layout):
+                self._drain(deadline)
+                if not self._add(data, layout):
                     raise MpnetError(
                         f"a frame of {len(frame.data)} bytes in {len(layout.pieces(len(data)))} pieces does not "
                         f"fit into an empty queue of {self.queue.ring.size} descriptors",
                         "cut it into fewer pieces or use an indirect table",
                     )
-                pending = self._drain(pending, deadline)
-            pending += 1
-        self._drain(pending, deadline)
+        self._drain(deadline)
 
     def _add(self, data: bytes, layout: Layout) -> bool:
         buffer = self._arena.place(len(data), layout, writable=False)
         if buffer is None:
             return False
         self._arena.fill(buffer, data)
-        return add(self.queue.virtqueue, buffer.chain, len(buffer.chain)) != NOTHING
+        if add(self.queue.virtqueue, buffer.chain, len(buffer.chain)) == NOTHING:
+            return False
+        self._pending += 1
+        return True
 
-    def _drain(self, pending: int, deadline: float) -> int:
-        """Wait until the device holds nothing; return how many it holds then: 0."""
+    def _drain(self, deadline: float) -> None:
+        """Wait until the device holds nothing."""
         notify(self.queue.virtqueue)
-        while pending:
+        while self._pending:
             if self.queue.take() is not None:
-                pending -= 1
+                self._pending -= 1
             elif not self.queue.wait(deadline):
                 raise MpnetError(
-                    f"the device holds {pending} chains of ring {self.queue.ring.index} and returns none",
+                    f"the device holds {self._pending} chains of ring {self.queue.ring.index} and returns none",
                     "is it running, and the ring enabled?",
                 )
         self._arena.clear()
-        return pending
