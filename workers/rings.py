@@ -1,6 +1,7 @@
 """The rings a worker serves: set up, changed, re-mapped and stopped between bursts."""
 
 import os
+import select
 from collections.abc import Sequence
 
 from mpnet.errors import GuestMemoryError, MpnetError
@@ -190,6 +191,15 @@ class Rings:
             self._watch.attention(ring.kick_fd)
             return
         if ring.kick_fd >= 0:
+            _take_kicks(ring.kick_fd)
             self._watch.kick(ring.kick_fd, index)
         if index % 2 == 0 and ring.enabled:
             self._watch.tap(ring.tap_fd, index)
+
+
+def _take_kicks(fd: int) -> None:
+    """Empty a kick's eventfd, so that only kicks from now on count; the ring is looked at in any case."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if poll.poll(0):
+        os.read(fd, 8)
