@@ -42,6 +42,7 @@ class Running:
         folder: Path,
         tap: str,
         queue_pairs: int = 1,
+        *,
         words: str = "",
         options: Iterable[str] = (),
         environment: dict[str, str] | None = None,
@@ -114,7 +115,7 @@ class Running:
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """One scrape: values by sample name and sorted labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:  # noqa: S310 - http
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
