@@ -1,6 +1,6 @@
 """A worker process that moves no packets: it answers control as its script says and notes what it was told.
 
-Its script is the file ``$MPNET_FAKE_WORKER``: lines of ``slot request action``, each taken once. Actions are die,
+Its script is the file ``script_of(device)``: lines of ``slot request action``, each taken once. Actions are die,
 exit, hang, refuse, break and command:HEX. What it was told goes to ``<file>.log``, as JSON lines.
 """
 
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,9 +19,14 @@ from mpnet.rpc.worker import ControlCommand, Done, Failed, Request, RingBroken, 
 from mpnet.segment.segment import Segment
 
 
+def script_of(device: str) -> Path:
+    """Not from the environment: workers have that of the fork server, which many tests share."""
+    return Path(tempfile.gettempdir()) / f"{device}.script"
+
+
 def run(device: str, slot: int, sock: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    script = Path(os.environ["MPNET_FAKE_WORKER"])
+    script = script_of(device)
     segment = Segment.attach(device)
     record = segment.workers[slot]
     record.pid, record.start_ns = os.getpid(), time.time_ns()
