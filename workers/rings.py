@@ -191,7 +191,7 @@ class Rings:
             self._watch.attention(ring.kick_fd)
             return
         if ring.kick_fd >= 0:
-            _take_kicks(ring.kick_fd)
+            _take_kicks(int(ring.kick_fd))
             self._watch.kick(ring.kick_fd, index)
         if index % 2 == 0 and ring.enabled:
             self._watch.tap(ring.tap_fd, index)
