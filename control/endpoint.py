@@ -27,7 +27,8 @@ class Endpoint:
         self._device = device
         self._left = left
         self._listener: socket.socket | None = None
-        self._session: asyncio.Task[None] | None = None
+        self._session: Session | None = None
+        self._served: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -50,10 +51,12 @@ class Endpoint:
 
     async def close(self) -> None:
         """End the session and remove the socket."""
-        for task in (self._serving, self._session):
-            if task:
-                task.cancel()
-                await asyncio.wait([task])
+        if self._serving:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        if self._session and self._served:
+            self._session.hang_up()
+            await asyncio.wait([self._served])
         if self._listener:
             release_unix(self._listener)
 
@@ -61,12 +64,16 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(listener)
-            if self._session and not self._session.done():
-                await asyncio.wait([self._session], timeout=_HANDOVER_SECONDS)
-            if self._session and not self._session.done():
+            try:
+                if self._served:
+                    await asyncio.wait([self._served], timeout=_HANDOVER_SECONDS)
+            except asyncio.CancelledError:
+                sock.close()
+                raise
+            if self._served and not self._served.done():
                 self._refuse(sock)
-                continue
-            self._begin(sock)
+            else:
+                self._begin(sock)
 
     def _refuse(self, sock: socket.socket) -> None:
         with sock:
@@ -81,12 +88,13 @@ class Endpoint:
 
     def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
         sock.settimeout(0)
-        self._session = asyncio.create_task(Session(self._device, sock).run())
-        self._session.add_done_callback(self._report)
-        return self._session
+        self._session = Session(self._device, sock)
+        self._served = asyncio.create_task(self._session.run())
+        self._served.add_done_callback(self._report)
+        return self._served
 
-    def _report(self, session: asyncio.Task[None]) -> None:
-        if not session.cancelled() and (error := session.exception()):
+    def _report(self, served: asyncio.Task[None]) -> None:
+        if not served.cancelled() and (error := served.exception()):
             self._device.log.error("session failed", exc_info=error)
 
     async def _connect(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
@@ -33,6 +34,7 @@ class Session:
         self._device = device
         self._sock = sock
         self._framer = Framer()
+        self._hung_up = False
 
     async def run(self) -> None:
         """Serve until the end, then leave the device as if nobody had been there."""
@@ -40,15 +42,21 @@ class Session:
         device.peer = Peer.of(self._sock)
         device.segment.header.connections += 1
         device.log.info("front-end connected", pid=device.peer.pid, name=device.peer.name)
-        reason = "the device is being stopped"
+        reason = "the session failed"
         try:
             while True:
                 await self._answer(await self._receive())
         except SessionEndedError as end:
-            reason = str(end)
+            reason = "the device is being stopped" if self._hung_up else str(end)
         finally:
             await self._end()
             device.log.info("front-end disconnected", reason=reason)
+
+    def hang_up(self) -> None:
+        """Have ``run`` come to its end; unlike cancelling it, this leaves nothing half done."""
+        self._hung_up = True
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def _receive(self) -> Message:
         while True:

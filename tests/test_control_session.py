@@ -1,0 +1,269 @@
+"""A front-end on the device's socket, with fake workers behind: what it says is what workers and TAP are told."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpnet.control.describe import describe_device
+from mpnet.control.launcher import Launcher
+from mpnet.errors import MpnetError, ProtocolError
+from mpnet.vhost_user.messages import HEADER, BackendRequest, Request
+from mpnet.virtio.config_space import LinkStatus, NetConfig
+from mpnet.virtio.features import Feature, mask
+from tests.control_harness import Guest, Script, eventually, fake_workers, served
+from tests.real.netns import network_namespace
+
+FEATURES = mask(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.MQ, Feature.CSUM)
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> None:
+    """Serves the whole test run: it is there before any module counts what it leaves behind."""
+    Launcher("tests.fake_worker:run", ()).warm_up()
+
+
+@pytest.fixture
+def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+    with network_namespace(), fake_workers() as both:
+        yield both
+
+
+def test_a_front_end_attaches_starts_stops_and_leaves(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            assert guest.front_end.queue_pairs == 2
+            assert device.segment.header.features == guest.front_end.features
+            assert [len(told["regions"]) for told in scripted[0].told("SetMemory", 1)] == [0, 1]
+            await guest.start(0, 1, base=9)
+            assert device.tap.attached == {0}
+            assert scripted[0].told("SetRing")[0]["base"] == 9
+            assert describe_device(device)["session"]["state"] == "running"
+            await guest.start(2, 3)
+            assert device.tap.attached == {0, 1}
+            assert device.segment.header.enabled_pairs == 2
+            await guest.call(guest.front_end.set_vring_enable(2, enable=False))
+            assert device.tap.attached == {0}
+            assert await guest.call(guest.front_end.get_vring_base(0)) == 9
+            assert device.tap.attached == frozenset()
+            guest.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+            await eventually(lambda: len(scripted[0].told("SetMemory", 0)) == 3, "memory is unmapped")
+            assert device.segment.header.features == 0
+            assert {told["index"] for told in scripted[0].told("StopRing")} == {0, 1, 2, 3}
+
+    asyncio.run(run())
+
+
+def test_the_next_front_end_is_offered_the_same(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            offers = []
+            for _ in range(3):
+                guest = Guest(device.config.socket)
+                offers.append(await guest.call(guest.front_end.call(Request.GET_FEATURES)))
+                await guest.attach(FEATURES)
+                await guest.start(0, 1)
+                guest.close()
+            assert len(set(offers)) == 1
+            await eventually(lambda: device.peer is None, "the last one has left")
+            assert device.segment.header.connections == 3
+
+    asyncio.run(run())
+
+
+def test_a_second_front_end_is_turned_away_and_the_first_stays(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            first = Guest(device.config.socket)
+            await first.attach(FEATURES)
+            second = Guest(device.config.socket)
+            assert await asyncio.to_thread(second.sock.recv, 1) == b""
+            second.close()
+            await first.start(0, 1)
+            assert device.tap.attached == {0}
+            first.close()
+
+    asyncio.run(run())
+
+
+def test_workers_that_die_are_replaced_behind_the_front_ends_back(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            await guest.start(0, 1)
+            pid = device.supervisor.workers[0].pid
+            os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: len(scripted[0].told("SetRing")) >= 6, "the replacement has the rings")
+            assert scripted[0].told("SetRing")[-1]["fds"] == 2
+            assert device.tap.attached == {0}
+            assert await guest.call(guest.front_end.get_vring_base(1)) == 0
+            guest.close()
+
+    asyncio.run(run())
+
+
+def test_memory_that_cannot_be_mapped_is_refused_to_the_front_end(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            scripted[0].add("0 SetMemory refuse")
+            guest = Guest(device.config.socket)
+            with pytest.raises(ProtocolError, match="refused ADD_MEM_REG"):
+                await guest.attach(FEATURES)
+            assert device.backend.log[-1].outcome == "the script says no"
+            guest.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEADER.pack(1, 0, 0),
+        HEADER.pack(1, 1, 1 << 30),
+        HEADER.pack(Request.SET_FEATURES, 1, 3) + b"abc",
+        HEADER.pack(Request.SET_MEM_TABLE, 1, 0),
+        HEADER.pack(Request.SET_VRING_KICK, 1, 8) + bytes(8),
+        b"abc",
+    ],
+)
+def test_nonsense_ends_the_session_and_not_the_device(
+    tmp_path: Path, scripted: tuple[Script, Launcher], data: bytes
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            guest = Guest(device.config.socket)
+            guest.sock.sendall(data)
+            guest.sock.shutdown(socket.SHUT_WR)
+            assert await asyncio.to_thread(guest.sock.recv, 64) == b""
+            guest.close()
+            again = Guest(device.config.socket)
+            await again.attach(FEATURES)
+            await again.start(0, 1)
+            again.close()
+
+    asyncio.run(run())
+
+
+def test_a_driver_whose_control_queue_is_here_chooses_its_pairs(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            scripted[0].add("0 SetMemory command:ffff")  # comes before the control queue: answered with an error
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES | mask(Feature.CTRL_VQ))
+            await guest.start(0, 1, 2, 3)
+            assert device.tap.attached == {0, 1}
+            scripted[0].add("0 SetRing command:04000200")
+            await guest.start(4)
+            await eventually(lambda: len(scripted[0].told("CompleteCommand")) == 2, "both commands are answered")
+            assert [told["ack"] for told in scripted[0].told("CompleteCommand")] == [1, 0]
+            assert (device.settings.pairs, device.tap.attached) == (2, {0, 1})
+            scripted[0].add("0 SetRing command:04000100")
+            await guest.call(guest.front_end.set_vring_enable(4, enable=False))
+            await guest.call(guest.front_end.set_vring_enable(4, enable=True))
+            await eventually(lambda: device.tap.attached == {0}, "the second pair is detached")
+            guest.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+            assert device.settings.pairs == 1
+
+    asyncio.run(run())
+
+
+def test_the_control_queue_of_a_driver_without_mq_is_ring_2(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(mask(Feature.VERSION_1, Feature.CTRL_VQ))
+            await guest.start(0, 1, 2)
+            assert device.tap.attached == {0}
+            assert {told["index"] for told in scripted[0].told("SetRing")} == {0, 1, 4}
+            assert await guest.call(guest.front_end.get_vring_base(2)) == 0
+            assert scripted[0].told("StopRing")[-1]["index"] == 4
+            guest.close()
+
+    asyncio.run(run())
+
+
+def test_settings_change_what_the_driver_reads_and_tell_it_so(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            ours, theirs = socket.socketpair()
+            await guest.call(guest.front_end.set_backend_req_fd(theirs.fileno()))
+            for name, value in (("mtu", "9000"), ("mac", "52:54:00:00:00:01"), ("link", "down"), ("combined", 1)):
+                await device.set(name, value)
+                assert HEADER.unpack(ours.recv(HEADER.size))[0] == BackendRequest.CONFIG_CHANGE_MSG
+            config = NetConfig.unpack(await guest.call(guest.front_end.get_config(0, 24)))
+            assert config.mac == bytes.fromhex("525400000001")
+            assert (config.mtu, config.status, config.max_virtqueue_pairs) == (9000, LinkStatus(0), 2)
+            assert device.tap.mtu == 9000
+            guest.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+            again = Guest(device.config.socket)
+            await again.attach(FEATURES)
+            assert again.front_end.queue_pairs == 1
+            again.close()
+            ours.close()
+            theirs.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("combined", "3", "combined is 3, expected 1 to 2"),
+        ("combined", "two", "expected a number from 1 to 2"),
+        ("mtu", 67, "mtu is 67"),
+        ("mac", "01:00:00:00:00:00", "group address"),
+        ("link", "sideways", "expected up or down"),
+        ("speed", 1, "no setting 'speed', expected one of combined, mtu, mac, link"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(
+    tmp_path: Path, scripted: tuple[Script, Launcher], name: str, value: object, problem: str
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2, workers=1) as device:
+            with pytest.raises(MpnetError, match=problem):
+                await device.set(name, value)
+
+    asyncio.run(run())
+
+
+def test_a_device_connects_to_a_front_end_that_listens_and_again(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, client=True) as device:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(device.config.socket)
+            listener.listen()
+            for _ in range(2):
+                sock, _ = await asyncio.to_thread(listener.accept)
+                sock.sendall(HEADER.pack(Request.GET_FEATURES, 1, 0))
+                assert len(await asyncio.to_thread(sock.recv, 64)) == HEADER.size + 8
+                sock.close()
+            listener.close()
+
+    asyncio.run(run())

@@ -1,0 +1,367 @@
+"""Workers as processes: requests, ends, replacement, moves and the ladder that stops them.
+
+The workers are fake ones that follow a script; TAP queues and rings are stood for by eventfds.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+
+from mpnet.control.desired import RingSetting
+from mpnet.control.launcher import Launcher
+from mpnet.control.log import get_log
+from mpnet.control.supervisor import Supervisor, Surroundings
+from mpnet.control.worker import Ending, Limits, Listener, Worker, WorkerLostError, WorkerRefusedError
+from mpnet.errors import MpnetError
+from mpnet.rpc.worker import AttachPair, ControlCommand, RingBroken, SetMemory
+from mpnet.segment.layout import RestartReason
+from mpnet.segment.segment import Segment
+from mpnet.vhost_user.effects import MemoryRegion
+from tests.control_harness import HASTY, QUICK, Script, eventually, fake_workers
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> None:
+    """Serves the whole test run: it is there before any module counts what it leaves behind."""
+    Launcher("tests.fake_worker:run", ()).warm_up()
+
+
+@pytest.fixture
+def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+    with fake_workers() as both:
+        yield both
+
+
+@asynccontextmanager
+async def _worker(
+    script: Script, launcher: Launcher, limits: Limits
+) -> AsyncIterator[tuple[Worker, list[Ending]]]:
+    segment = Segment.create(script.device, 1)
+    endings: list[Ending] = []
+    listener = Listener(lambda *_: None, lambda _, ending: endings.append(ending))
+    worker = Worker(script.device, 0, launcher, listener, limits)
+    try:
+        await worker.start()
+        yield worker, endings
+        await worker.stop()
+    finally:
+        segment.unlink()
+
+
+@asynccontextmanager
+async def _supervised(
+    scripted: tuple[Script, Launcher], pairs: int, workers: int, limits: Limits = QUICK
+) -> AsyncIterator[tuple[Supervisor, Segment, list[RingBroken | ControlCommand]]]:
+    script, launcher = scripted
+    segment = Segment.create(script.device, pairs)
+    taps = [os.eventfd(0) for _ in range(pairs)]
+    reports: list[RingBroken | ControlCommand] = []
+    supervisor = Supervisor(taps, Surroundings(segment, launcher, get_log(), (), reports.append, limits))
+    try:
+        await supervisor.start(workers)
+        yield supervisor, segment, reports
+    finally:
+        await supervisor.stop()
+        segment.unlink()
+        for fd in taps:
+            os.close(fd)
+
+
+def _ring(number: int, base: int | None = None, *, enabled: bool = True) -> RingSetting:
+    return RingSetting(number, 64, (0, 4096, 8192), 0, enabled, (None, None, None), base)
+
+
+def test_a_worker_answers_in_turn_and_leaves_when_asked(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _worker(*scripted, QUICK) as (worker, endings):
+            assert await asyncio.gather(*(worker.request(AttachPair(0)) for _ in range(5))) == [0] * 5
+            assert await worker.stop() == "Shutdown"
+            assert worker.ending == Ending(RestartReason.EXITED, "status 0")
+            assert endings == []
+
+    asyncio.run(run())
+
+
+def test_a_refusal_is_an_error_and_the_worker_goes_on(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 AttachPair refuse")
+
+    async def run() -> None:
+        async with _worker(*scripted, QUICK) as (worker, _):
+            with pytest.raises(WorkerRefusedError, match="the script says no"):
+                await worker.request(AttachPair(0))
+            assert await worker.request(AttachPair(0)) == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("action", "ending"),
+    [
+        ("die", Ending(RestartReason.KILLED, "SIGKILL")),
+        ("exit", Ending(RestartReason.EXITED, "status 3")),
+    ],
+)
+def test_an_end_is_told_with_its_reason(scripted: tuple[Script, Launcher], action: str, ending: Ending) -> None:
+    scripted[0].add(f"0 AttachPair {action}")
+
+    async def run() -> None:
+        async with _worker(*scripted, QUICK) as (worker, endings):
+            with pytest.raises(WorkerLostError, match="has ended"):
+                await worker.request(AttachPair(0))
+            await eventually(lambda: endings == [ending], "the end is told")
+            with pytest.raises(WorkerLostError):
+                await worker.request(AttachPair(0))
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_does_not_answer_is_killed_as_hung(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 SetMemory hang")
+
+    async def run() -> None:
+        async with _worker(*scripted, HASTY) as (worker, endings):
+            await worker.request(AttachPair(0))
+            with pytest.raises(WorkerLostError, match="did not answer SetMemory"):
+                await worker.request(SetMemory([]))
+            await eventually(lambda: endings, "the end is told")
+            assert endings[0].reason == RestartReason.HUNG
+
+    asyncio.run(run())
+
+
+def test_an_answer_nobody_waits_for_is_not_taken_for_the_next_one(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 SetMemory refuse")
+
+    async def run() -> None:
+        async with _worker(*scripted, QUICK) as (worker, _):
+            abandoned = asyncio.create_task(worker.request(SetMemory([])))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            abandoned.cancel()
+            assert await worker.request(AttachPair(0)) == 0
+            assert [told["type"] for told in scripted[0].told()] == ["SetMemory", "AttachPair"]
+
+    asyncio.run(run())
+
+
+def test_the_ladder_ends_a_worker_that_ignores_sigterm(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 Shutdown hang")
+
+    async def run() -> None:
+        async with _worker(*scripted, HASTY) as (worker, endings):
+            await worker.request(AttachPair(0))
+            assert await worker.stop() == "SIGKILL"
+            assert not psutil.pid_exists(worker.pid)
+            assert endings == []
+
+    asyncio.run(run())
+
+
+def test_workers_share_the_pairs(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 4, 2) as (supervisor, segment, _):
+            assert supervisor.owner == [0, 1, 0, 1]
+            assert segment.header.workers == 2
+            served = {slot: [told["pair"] for told in scripted[0].told("AttachPair", slot)] for slot in (0, 1)}
+            assert served == {0: [0, 2], 1: [1, 3]}
+            assert all(told["fds"] == 1 for told in scripted[0].told("AttachPair"))
+
+    asyncio.run(run())
+
+
+def test_a_replacement_is_told_everything_and_goes_on_where_the_ring_was(
+    scripted: tuple[Script, Launcher],
+) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 2, 2) as (supervisor, segment, _):
+            memory = os.memfd_create("guest")
+            await supervisor.set_memory((MemoryRegion(0, 4096, 0, 0, memory),))
+            await supervisor.set_ring(_ring(2, base=7))
+            first = supervisor.workers[1].pid
+            os.kill(first, signal.SIGSEGV)
+            await eventually(
+                lambda: 1 in supervisor.workers and supervisor.workers[1].pid != first, "a replacement"
+            )
+            await eventually(lambda: len(scripted[0].told("SetRing", 1)) == 2, "the ring is set again")
+            new = [told for told in scripted[0].told(slot=1) if told["pid"] != first]
+            assert [told["type"] for told in new] == ["SetMemory", "AttachPair", "SetRing"]
+            assert (new[0]["fds"], new[2]["base"]) == (1, None)
+            assert list(segment.workers[1].restarts) == [0, 1, 0]
+            assert await supervisor.stop_ring(2) == 7
+            os.close(memory)
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_dies_before_it_took_a_ring_leaves_its_base_to_the_next(
+    scripted: tuple[Script, Launcher],
+) -> None:
+    scripted[0].add("0 SetRing die")
+
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, _, _):
+            await supervisor.set_ring(_ring(0, base=42))
+            await eventually(lambda: len(scripted[0].told("SetRing")) == 2, "the ring is set again")
+            assert [told["base"] for told in scripted[0].told("SetRing")] == [42, 42]
+            assert await supervisor.stop_ring(0) == 42
+
+    asyncio.run(run())
+
+
+def test_a_ring_whose_worker_is_gone_stops_where_the_segment_says(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 StopRing die")
+
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, segment, _):
+            await supervisor.set_ring(_ring(1, base=5))
+            segment.rings[1].avail_index = 0x1FFFE
+            assert await supervisor.stop_ring(1) == 0xFFFE
+            assert segment.rings[1].state == 0
+            assert supervisor.desired.rings == {}
+
+    asyncio.run(run())
+
+
+def test_memory_a_worker_cannot_map_is_mapped_by_none(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 2, 2) as (supervisor, _, _):
+            scripted[0].add("1 SetMemory refuse")
+            memory = os.memfd_create("guest")
+            with pytest.raises(WorkerRefusedError):
+                await supervisor.set_memory((MemoryRegion(0, 4096, 0, 0, memory),))
+            assert supervisor.desired.regions == ()
+            for slot in (0, 1):
+                assert [len(told["regions"]) for told in scripted[0].told("SetMemory", slot)] == [0, 1, 0]
+            os.close(memory)
+
+    asyncio.run(run())
+
+
+def test_a_refused_ring_is_as_it_was(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, _, _):
+            scripted[0].add("0 SetRing refuse")
+            with pytest.raises(WorkerRefusedError):
+                await supervisor.set_ring(_ring(0, base=0))
+            assert supervisor.desired.rings == {}
+            await supervisor.set_ring(_ring(0, base=0))
+            scripted[0].add("0 SetRing refuse")
+            with pytest.raises(WorkerRefusedError):
+                await supervisor.set_ring(_ring(0, enabled=False))
+            assert supervisor.desired.rings[0].enabled
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (2, 3), (3, 2)])
+def test_scaling_detaches_a_pair_before_it_attaches_it_elsewhere(
+    scripted: tuple[Script, Launcher], before: int, after: int
+) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 4, before) as (supervisor, segment, _):
+            for number in range(9):
+                await supervisor.set_ring(_ring(number, base=number))
+            seen = len(scripted[0].told())
+            await supervisor.scale(after)
+            assert (supervisor.owner, segment.header.workers) == ([pair % after for pair in range(4)], after)
+            assert sorted(supervisor.workers) == list(range(after))
+            told = scripted[0].told()[seen:]
+            holders = {pair: pair % before for pair in range(4)}
+            for line in told:
+                if line["type"] == "DetachPair":
+                    assert holders.pop(line["pair"]) == line["slot"]
+                elif line["type"] == "AttachPair":
+                    assert line["pair"] not in holders
+                    holders[line["pair"]] = line["slot"]
+            assert holders == {pair: pair % after for pair in range(4)}
+            rings = [line for line in told if line["type"] == "SetRing"]
+            moved = [pair for pair in range(4) if pair % before != pair % after]
+            assert sorted(line["index"] for line in rings) == sorted(r for p in moved for r in (2 * p, 2 * p + 1))
+            assert all(line["base"] is None for line in rings)
+
+    asyncio.run(run())
+
+
+def test_scaling_survives_a_worker_that_dies_over_it(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 2, 2) as (supervisor, _, _):
+            await supervisor.set_ring(_ring(2, base=3))
+            scripted[0].add("1 DetachPair die", "0 SetRing die")
+            await supervisor.scale(1)
+            await eventually(
+                lambda: [t["index"] for t in scripted[0].told("SetRing", 0)] == [2, 2],
+                "the pair is served by worker 0",
+            )
+            assert supervisor.owner == [0, 0]
+            assert sorted(supervisor.workers) == [0]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("workers", [0, 3, -1])
+def test_a_number_of_workers_out_of_range_is_refused(scripted: tuple[Script, Launcher], workers: int) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 2, 1) as (supervisor, _, _):
+            with pytest.raises(MpnetError, match=f"{workers} workers were asked for, expected 1 to 2"):
+                await supervisor.scale(workers)
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_cannot_start_stops_the_others(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("1 AttachPair exit")
+
+    async def run() -> None:
+        with pytest.raises(WorkerLostError, match=r"worker 1 of device .* ended at its start: status 3"):
+            async with _supervised(scripted, 3, 3):
+                raise AssertionError("it started")
+        pids = {told["pid"] for told in scripted[0].told()}
+        assert len(pids) == 3
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+
+    asyncio.run(run())
+
+
+def test_a_crash_loop_is_counted_and_ended_by_stop(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, segment, _):
+            scripted[0].add(*["0 AttachPair exit"] * 100)
+            os.kill(supervisor.workers[0].pid, signal.SIGKILL)
+            restarts = segment.workers[0].restarts
+            await eventually(lambda: restarts[RestartReason.EXITED] >= 3, "three replacements died")
+            assert restarts[RestartReason.KILLED] == 1
+
+    asyncio.run(run())
+
+
+def test_a_worker_whose_heartbeat_stops_is_replaced(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1, HASTY) as (supervisor, segment, _):
+            pid = supervisor.workers[0].pid
+            os.kill(pid, signal.SIGSTOP)
+            await eventually(lambda: segment.workers[0].restarts[RestartReason.HUNG] == 1, "it counts as hung")
+            await eventually(
+                lambda: 0 in supervisor.workers and supervisor.workers[0].pid != pid, "a replacement"
+            )
+
+    asyncio.run(run())
+
+
+def test_what_a_worker_tells_unasked_is_passed_on(scripted: tuple[Script, Launcher]) -> None:
+    scripted[0].add("0 SetRing break", "0 SetRing command:0400")
+
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, _, reports):
+            await supervisor.set_ring(_ring(1, base=0))
+            await supervisor.set_ring(_ring(2, base=0))
+            await eventually(lambda: len(reports) == 2, "both are reported")
+            assert reports == [RingBroken(1, 1), ControlCommand(b"\x04\0")]
+            await supervisor.complete_command(1)
+            assert scripted[0].told("CompleteCommand")[0]["ack"] == 1
+
+    asyncio.run(run())
