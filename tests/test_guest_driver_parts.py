@@ -13,6 +13,7 @@ from scapy.all import ARP, ICMP, IP, TCP, UDP, Ether, ICMPv6EchoRequest, ICMPv6N
 
 from mpnet.errors import ConfigError, GuestMemoryError, MpnetError
 from mpnet.guest.chain import Arena, Layout
+from mpnet.guest.driver import QueuePair
 from mpnet.guest.frame import Frame, NetHeader
 from mpnet.guest.memory import GuestMemory
 from mpnet.guest.queue import Queue
@@ -21,6 +22,7 @@ from mpnet.guest.responder import Responder
 from mpnet.guest.sink import make_sink, receive_burst
 from mpnet.guest.source import make_source, send_burst
 from mpnet.guest.stream import Stream
+from mpnet.guest.traffic import Plan, Traffic
 from mpnet.guest.virtqueue import BROKEN, NOTHING, add, add_one, notify, take
 
 SHM = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
@@ -289,6 +291,23 @@ def test_an_offloaded_frame_names_its_segments(memory: GuestMemory) -> None:
     folded = struct.pack("!4s4sHH", b"\xc0\x00\x02\x01", b"\xc0\x00\x02\x02", 17, 166)
     words = sum(struct.unpack("!6H", folded))
     assert packet[UDP].chksum == (words & 0xFFFF) + (words >> 16)
+
+
+@pytest.mark.parametrize(
+    ("stream", "missing"),
+    [
+        (Stream(partial_checksum=True), "CSUM"),
+        (Stream(segments=2), "CSUM and HOST_USO"),
+        (Stream(segments=2, tcp=True, frame_bytes=100), "CSUM and HOST_TSO4"),
+    ],
+    ids=["checksum", "udp", "tcp"],
+)
+def test_an_offload_that_was_not_negotiated_is_refused(memory: GuestMemory, stream: Stream, missing: str) -> None:
+    with closing(Queue(memory, 0, SIZE)) as rx, closing(Queue(memory, 1, SIZE)) as tx:
+        with pytest.raises(MpnetError, match=f"needs {missing},"):
+            Traffic(QueuePair(rx, tx, 0), stream, Plan())
+        everything = (1 << 64) - 1
+        assert Traffic(QueuePair(rx, tx, everything), stream, Plan())
 
 
 @pytest.mark.parametrize("wrong", [{"frame_bytes": 59}, {"flows": 65000}, {"frame_bytes": 1514, "segments": 50}])

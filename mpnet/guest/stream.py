@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mpnet.errors import ConfigError
 from mpnet.guest.checksum import ones_complement_sum
 from mpnet.guest.frame import NetHeader
+from mpnet.virtio.features import Feature
 from mpnet.virtio.net_header import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
 MAGIC = 0x2E746E6D
@@ -94,6 +95,16 @@ class Stream:
     def offloaded(self) -> bool:
         """The device completes the checksum."""
         return self.partial_checksum or self.segments > 1
+
+    @property
+    def needs(self) -> tuple[Feature, ...]:
+        """Features a driver that sends this must have negotiated (VIRTIO 5.1.6.2.1)."""
+        if not self.offloaded:
+            return ()
+        if self.segments == 1:
+            return (Feature.CSUM,)
+        tso = Feature.HOST_TSO6 if self.ipv6 else Feature.HOST_TSO4
+        return Feature.CSUM, tso if self.tcp else Feature.HOST_USO
 
     @property
     def _protocol(self) -> int:

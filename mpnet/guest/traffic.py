@@ -120,9 +120,13 @@ class Traffic:
     Attributes:
         source: its counters, live.
         sink: its counters, live; ``received`` by flow.
+
+    Raises:
+        MpnetError: the stream needs an offload that was not negotiated.
     """
 
     def __init__(self, pair: QueuePair, stream: Stream, plan: Plan) -> None:
+        _check_offloads(stream, pair.features)
         self._pair = pair
         memory, header = pair.tx.memory, pair.header_bytes
         self.source = make_source(
@@ -188,6 +192,16 @@ class Traffic:
             )
         control.stop = 0
         return reason
+
+
+def _check_offloads(stream: Stream, features: int) -> None:
+    """A driver must not ask for what it did not negotiate (VIRTIO 5.1.6.2.1)."""
+    missing = [feature.name for feature in stream.needs if not has(features, feature)]
+    if missing:
+        raise MpnetError(
+            f"the stream needs {' and '.join(missing)}, which was not negotiated",
+            "ask for it in Setup.features; where the device does not offer it, send without offload",
+        )
 
 
 def _counters(record: Any, names: tuple[str, ...]) -> dict[str, int]:
