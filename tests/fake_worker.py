@@ -15,7 +15,18 @@ from pathlib import Path
 import msgspec
 
 from mpnet.rpc.channel import Channel, ChannelClosedError
-from mpnet.rpc.worker import ControlCommand, Done, Failed, Request, RingBroken, SetRing, Shutdown, StopRing
+from mpnet.rpc.worker import (
+    AttachPair,
+    ControlCommand,
+    DetachPair,
+    Done,
+    Failed,
+    Request,
+    RingBroken,
+    SetRing,
+    Shutdown,
+    StopRing,
+)
 from mpnet.segment.segment import Segment
 
 
@@ -33,6 +44,7 @@ def run(device: str, slot: int, sock: socket.socket) -> None:
     record.heartbeat_ns = time.monotonic_ns()
     channel = Channel(sock, Request)
     sock.settimeout(0.1)
+    taps: dict[int, int] = {}
     while True:
         try:
             message, fds = channel.receive()
@@ -42,9 +54,9 @@ def run(device: str, slot: int, sock: socket.socket) -> None:
         except ChannelClosedError:
             time.sleep(0.1)  # as the real one: control's death is no reason to stop
             continue
-        for fd in fds:
-            os.close(fd)
-        _note(script, slot, message, len(fds))
+        count = len(fds)
+        _keep(taps, message, fds)
+        _note(script, slot, message, count)
         action = _action(script, slot, type(message).__name__) or ""
         _misbehave(action)
         channel.send(Failed("the script says no") if action == "refuse" else _obey(segment, message))
@@ -54,6 +66,16 @@ def run(device: str, slot: int, sock: socket.socket) -> None:
             channel.send(ControlCommand(bytes.fromhex(action.removeprefix("command:"))))
         if isinstance(message, Shutdown):
             return
+
+
+def _keep(taps: dict[int, int], message: Request, fds: list[int]) -> None:
+    """Hold the TAP queues of attached pairs, and nothing else."""
+    if isinstance(message, AttachPair) and fds:
+        taps[message.pair] = fds.pop()
+    elif isinstance(message, DetachPair) and message.pair in taps:
+        fds.append(taps.pop(message.pair))
+    for fd in fds:
+        os.close(fd)
 
 
 def _misbehave(action: str) -> None:

@@ -1,0 +1,182 @@
+"""The control process as a whole: its end by a signal, its crash, and what the next one does about that."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mpnet.config.device import DeviceConfig
+from mpnet.control import leftovers
+from mpnet.control.launcher import Launcher
+from mpnet.control.log import get_log
+from mpnet.control.server import Control
+from mpnet.errors import ConfigError, MpnetError
+from mpnet.segment import segment as segments
+from mpnet.segment.segment import Segment
+from mpnet.tap import link
+from tests.control_harness import ROOT, Guest, Script, fake_workers, served
+from tests.real.netns import network_namespace
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> None:
+    """Serves the whole test run: it is there before any module counts what it leaves behind."""
+    Launcher("tests.fake_worker:run", ()).warm_up()
+
+
+@pytest.fixture
+def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+    with network_namespace(), fake_workers() as both:
+        yield both
+
+
+@contextmanager
+def _control(script: Script, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A control process that serves the script's device; its helpers end with its workers."""
+    command = [sys.executable, "-m", "tests.control_process", script.device, str(path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as control:
+        try:
+            assert control.stdout
+            assert control.stdout.readline() == "ready\n"
+            yield control
+        finally:
+            control.kill()
+            control.wait(30)
+            leftovers.clear(script.device, get_log())
+
+
+def _workers(script: Script) -> list[int]:
+    return [int(record.pid) for record in Segment.attach(script.device).workers]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_nothing_stays(
+    tmp_path: Path, scripted: tuple[Script, Launcher], number: signal.Signals
+) -> None:
+    script, _ = scripted
+    path = tmp_path / "device.sock"
+    with _control(script, path) as control:
+        pids = _workers(script)
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        control.send_signal(number)
+        assert control.wait(30) == 0
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert script.device not in segments.names()
+    assert not path.exists()
+    assert link.find("tap0") is None
+
+
+def test_workers_outlive_a_crash_and_the_next_run_clears_up(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    script, launcher = scripted
+    path = tmp_path / "device.sock"
+    with _control(script, path) as control:
+        pids = _workers(script)
+        control.kill()
+        control.wait(30)
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert path.exists()
+        assert link.find("tap0") is not None
+
+        async def run() -> None:
+            async with served(tmp_path, script, launcher, queue_pairs=2) as device:
+                assert not any(psutil.pid_exists(pid) for pid in pids)
+                guest = Guest(device.config.socket)
+                await guest.attach(1 << 32)
+                guest.close()
+
+        asyncio.run(run())
+
+
+def test_a_device_that_is_served_is_left_alone(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    script, launcher = scripted
+    with _control(script, tmp_path / "device.sock") as control:
+        pids = _workers(script)
+
+        async def run() -> None:
+            async with served(tmp_path, script, launcher):
+                raise AssertionError("it started")
+
+        with pytest.raises(MpnetError, match=f"is served by another mpnet, process {control.pid}"):
+            asyncio.run(run())
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        control.terminate()
+        assert control.wait(30) == 0
+
+
+def test_a_process_that_only_has_a_workers_number_is_left_alone(scripted: tuple[Script, Launcher]) -> None:
+    script, _ = scripted
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        segment = Segment.create(script.device, 1)
+        segment.header.control_pid = 0
+        segment.workers[0].pid, segment.workers[0].start_ns = stranger.pid, 1 << 62
+        leftovers.clear(script.device, get_log())
+        assert stranger.poll() is None
+        stranger.kill()
+    assert script.device not in segments.names()
+
+
+def test_a_device_that_cannot_start_leaves_nothing(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    script, launcher = scripted
+    script.add("1 AttachPair exit")
+    config = DeviceConfig(id=script.device, tap="tap0", socket=str(tmp_path / "s"), queue_pairs=2, create=True)
+    with pytest.raises(MpnetError, match=f"device {script.device}: worker 1 of .* ended at its start"):
+        asyncio.run(_run(Control([config], launcher=launcher)))
+    assert script.device not in segments.names()
+    assert link.find("tap0") is None
+
+
+def test_a_socket_that_cannot_be_bound_stops_the_device_again(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    script, launcher = scripted
+    path = tmp_path / "missing" / "device.sock"
+    config = DeviceConfig(id=script.device, tap="tap0", socket=str(path), create=True)
+    with pytest.raises(MpnetError, match=r"the folder .* is missing"):
+        asyncio.run(_run(Control([config], launcher=launcher)))
+    assert script.device not in segments.names()
+    assert link.find("tap0") is None
+
+
+async def _run(control: Control) -> None:
+    await control.run()
+
+
+@pytest.mark.parametrize("field", ["id", "tap", "socket"])
+def test_two_devices_share_nothing(field: str, scripted: tuple[Script, Launcher]) -> None:
+    one = {"id": "a", "tap": "t0", "socket": "/s0"}
+    other = {"id": "b", "tap": "t1", "socket": "/s1", field: one[field]}
+    with pytest.raises(ConfigError, match=f"two devices have {field}={one[field]}"):
+        Control([DeviceConfig(**one), DeviceConfig(**other)], launcher=scripted[1])
+
+
+def test_processors_this_process_may_not_use_are_refused(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, cpus=(1000,)):
+            raise AssertionError("it started")
+
+    with pytest.raises(ConfigError, match="processor 1000, which this process may not use"):
+        asyncio.run(run())
+
+
+def test_workers_are_pinned_in_turn(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    cpus = tuple(sorted(os.sched_getaffinity(0)))[:2]
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=3, cpus=cpus) as device:
+            pinned = [os.sched_getaffinity(device.supervisor.workers[slot].pid) for slot in range(3)]
+            assert pinned == [{cpus[slot % len(cpus)]} for slot in range(3)]
+
+    asyncio.run(run())
