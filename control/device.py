@@ -153,6 +153,16 @@ class Device:
             case _:
                 raise TypeError(f"{effect} is the session's")
 
+    async def fall_back(self) -> None:
+        """Undo what was performed of a request that failed: serve what the machine has again."""
+        async with self._lock:
+            await self._rings.stop_unknown()
+            if self.supervisor.desired.regions != self.backend.regions:
+                try:
+                    await self.supervisor.set_memory(self.backend.regions)
+                except MpnetError as error:
+                    self.log.error("guest memory not mapped as before", problem=str(error))
+
     async def forget_session(self) -> None:
         """Unmap guest memory and forget what was negotiated, after the session's rings have stopped."""
         async with self._lock:

@@ -5,7 +5,9 @@ workers share its pages. It lives as long as control or any worker lives, and is
 """
 
 import asyncio
+import errno
 import multiprocessing
+import os
 import pkgutil
 import socket
 import sys
@@ -54,6 +56,7 @@ class Launcher:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
         self._target = _ByName(target)
+        self._aborted = False
         # One thread: multiprocessing's list of children is not for several, and a fork takes a few milliseconds.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mpnet-launcher")
 
@@ -73,6 +76,8 @@ class Launcher:
         return await loop.run_in_executor(self._thread, self._launch, device, slot)
 
     def _launch(self, device: str, slot: int) -> tuple[ForkServerProcess, Channel]:
+        if self._aborted:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = self._context.Process(
             target=self._target, args=(device, slot, theirs), name=f"mpnet-worker-{device}-{slot}"
@@ -94,7 +99,8 @@ class Launcher:
         return await loop.run_in_executor(self._thread, _exit_code, process)
 
     def abort(self) -> None:
-        """End a server that is still warming up, and with it every start that waits for it."""
+        """End a server that is still warming up, and with it every start that waits for it; start no more."""
+        self._aborted = True
         for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
                 if any("multiprocessing.forkserver" in word for word in child.cmdline()):

@@ -57,6 +57,12 @@ class Rings:
         self._backend.ring_stopped(index, base)
         self._attach_queues()
 
+    async def stop_unknown(self) -> None:
+        """Stop rings that the machine does not have as started, without telling it."""
+        for index in [index for index in self._numbers if not self._backend.rings[index].started]:
+            await self._supervisor.stop_ring(self._numbers.pop(index))
+        self._attach_queues()
+
     async def use_pairs(self, pairs: int) -> None:
         """Serve the first ``pairs`` queue pairs only, where the driver's control queue is served here.
 

@@ -86,8 +86,9 @@ class Session:
             for effect in backend.receive(message):
                 await self._perform(effect)
         except MpnetError as error:
-            self._device.log.warning("request failed", request=message.name, problem=str(error))
             following = backend.failed(str(error))
+            # Before the descriptors of the request are closed: a part of it may have been carried out.
+            await self._device.fall_back()
         else:
             following = backend.done()
         for effect in following:

@@ -1,4 +1,4 @@
-"""A control process with fake workers, to stop or kill: ``python -m tests.control_process ID SOCKET``."""
+"""A control process with fake workers: ``python -m tests.control_process ID SOCKET [PRELOAD]``."""
 
 import asyncio
 import sys
@@ -11,12 +11,12 @@ from mpnet.control.server import Control
 
 
 def main() -> None:
-    device, path = sys.argv[1:]
+    device, path, *preload = sys.argv[1:]
     configure()
     config = DeviceConfig(id=device, tap="tap0", socket=path, queue_pairs=2, create=True)
 
     async def serve() -> None:
-        control = Control([config], ControlConfig(), launcher=Launcher("tests.fake_worker:run", ()))
+        control = Control([config], ControlConfig(), launcher=Launcher("tests.fake_worker:run", tuple(preload)))
         await control.run(ready=lambda: print("ready", flush=True))  # noqa: T201 - the test waits for it
 
     asyncio.run(serve())

@@ -180,3 +180,15 @@ def test_workers_are_pinned_in_turn(tmp_path: Path, scripted: tuple[Script, Laun
             assert pinned == [{cpus[slot % len(cpus)]} for slot in range(3)]
 
     asyncio.run(run())
+
+
+def test_a_signal_while_the_server_warms_up_ends_it(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    script, _ = scripted
+    command = [sys.executable, "-m", "tests.control_process", script.device, str(tmp_path / "s"), "tests.endless"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as control:
+        while script.device not in segments.names():
+            assert control.poll() is None
+        control.send_signal(signal.SIGTERM)
+        assert control.wait(30) == 0
+    assert script.device not in segments.names()
+    assert link.find("tap0") is None

@@ -12,6 +12,7 @@ import pytest
 from mpnet.control.describe import describe_device
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError, ProtocolError
+from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, BackendRequest, Request
 from mpnet.virtio.config_space import LinkStatus, NetConfig
 from mpnet.virtio.features import Feature, mask
@@ -124,6 +125,29 @@ def test_memory_that_cannot_be_mapped_is_refused_to_the_front_end(
             with pytest.raises(ProtocolError, match="refused ADD_MEM_REG"):
                 await guest.attach(FEATURES)
             assert device.backend.log[-1].outcome == "the script says no"
+            guest.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_that_fails_halfway_is_undone(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            await guest.start(0, 1)
+            region = MemoryRegion(0, 1 << 20, 0x10000000, 0, guest.memory)
+            await guest.call(guest.front_end.rem_mem_reg(region))
+            assert (device.supervisor.desired.rings, device.tap.attached) == ({}, frozenset())
+            scripted[0].add("0 SetRing pass", "0 SetRing refuse")
+            with pytest.raises(ProtocolError, match="refused ADD_MEM_REG"):
+                await guest.call(guest.front_end.add_mem_reg(region))
+            desired = device.supervisor.desired
+            assert (desired.rings, desired.regions, device.tap.attached) == ({}, (), frozenset())
+            assert scripted[0].told("StopRing")[-1]["index"] == 0
+            assert scripted[0].told("SetMemory")[-1]["regions"] == []
+            await guest.call(guest.front_end.add_mem_reg(region))
+            assert (sorted(desired.rings), device.tap.attached) == ([0, 1], {0})
             guest.close()
 
     asyncio.run(run())
