@@ -186,7 +186,7 @@ class Device:
     # What the driver says about the device.
 
     def _set_features(self, features: int) -> None:
-        self.tap.set_offloads(features)
+        self.tap.set_features(features)
         self.segment.header.features = features
         self.log.info("features negotiated", features=" ".join(names(features)))
 
@@ -199,7 +199,7 @@ class Device:
         self.segment.header.features = 0
         self.segment.header.status = 0
         await self._reset_settings()
-        self.tap.set_offloads(0)
+        self.tap.set_features(0)
 
     async def _reset_settings(self) -> None:
         self.settings = replace(self.settings, pairs=1, announce=False)

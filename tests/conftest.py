@@ -1,5 +1,6 @@
 """What every test is held to: nothing is left behind."""
 
+import contextlib
 import gc
 import os
 from collections.abc import Iterator
@@ -12,7 +13,21 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared
 
 
 def _shared_memory() -> set[str]:
-    return {path.name for path in _SHARED_MEMORY.iterdir() if path.name.startswith(("mpnet", "sem.mpnet"))}
+    """Names of mpnet's segments, but for those that a process outside this test run has mapped."""
+    names = {path.name for path in _SHARED_MEMORY.iterdir() if path.name.startswith(("mpnet", "sem.mpnet"))}
+    return names - _mapped_by_others() if names else names
+
+
+def _mapped_by_others() -> set[str]:
+    family = psutil.Process()
+    own = {family.pid, *(child.pid for child in family.children(recursive=True))}
+    names = set()
+    for process in psutil.process_iter():
+        if process.pid in own:
+            continue
+        with contextlib.suppress(psutil.Error):
+            names |= {Path(mapping.path).name for mapping in process.memory_maps() if "/dev/shm/" in mapping.path}  # noqa: S108 - as above
+    return names
 
 
 def _open_files() -> dict[int, str]:

@@ -90,9 +90,9 @@ def test_a_frame_passes_with_a_header_of_12_bytes() -> None:
 def test_offloads_are_probed_and_set_whether_a_queue_is_attached_or_not() -> None:
     tap = Tap.open("t0", 2, create=True)
     assert tap.offloads() == GUEST
-    tap.set_offloads(GUEST)
+    tap.set_features(GUEST)
     tap.attach(1)
-    tap.set_offloads(0)
+    tap.set_features(0)
     assert tap.offloads() == GUEST
     assert tap.attached == {1}
     tap.close()
@@ -101,7 +101,7 @@ def test_offloads_are_probed_and_set_whether_a_queue_is_attached_or_not() -> Non
 def test_offloads_without_their_dependency_are_an_error() -> None:
     tap = Tap.open("t0", 1, create=True)
     with pytest.raises(TapError, match="does not take offloads 0x8"):
-        tap.set_offloads(mask(Feature.GUEST_ECN))
+        tap.set_features(mask(Feature.GUEST_ECN))
     tap.close()
 
 

@@ -164,8 +164,7 @@ class Rings:
         ring.indirect = int(has(features, Feature.RING_INDIRECT_DESC))
         ring.mergeable = int(has(features, Feature.MRG_RXBUF))
         ring.offloads = int(has(features, Feature.GUEST_CSUM))
-        long_header = ring.mergeable or has(features, Feature.VERSION_1)
-        ring.header_bytes = net_header.BYTES if long_header else net_header.LEGACY_BYTES
+        ring.header_bytes = net_header.header_bytes(features)
         ring.expected = 1
 
     def _place(self, spec: SetRing) -> None:

@@ -53,7 +53,7 @@ class Channel:
             BlockingIOError: nothing is there and the socket does not block.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE_BYTES, MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:
             raise ChannelClosedError from error
         if not data:

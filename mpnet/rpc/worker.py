@@ -39,7 +39,7 @@ class SetRing(msgspec.Struct, tag=True):
     """Start a ring, or change a started one.
 
     The fds are kick, call and err, in this order, as far as ``kick``, ``call`` and ``err`` say that they are
-    there. Addresses are the front-end's user addresses; ``guest_addresses`` says that they are guest addresses.
+    there. Addresses are the front-end's user addresses, as in SET_VRING_ADDR.
     ``base`` is where to begin; without it the ring goes on from its state in shared memory.
     """
 

@@ -133,15 +133,17 @@ class Tap:
             ioctls.set_offload(fd, 0)
         return features
 
-    def set_offloads(self, features: int) -> None:
-        """Let the kernel hand out packets as the negotiated ``features`` allow: unfinished checksums, TSO.
+    def set_features(self, features: int) -> None:
+        """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO.
 
         Raises:
             TapError: the TAP cannot do what ``offloads`` said it can.
         """
         flags = sum(flag for feature, flag in _OFFLOADS if has(features, feature))
         try:
-            self._on_device(lambda fd: ioctls.set_offload(fd, flags))
+            with self._device() as fd:
+                ioctls.set_header(fd, net_header.header_bytes(features))
+                ioctls.set_offload(fd, flags)
         except OSError as error:
             raise TapError(f"TAP {self.name!r} does not take offloads {flags:#x} ({error.strerror})") from error
 

@@ -1,7 +1,9 @@
 """struct virtio_net_hdr: the header in front of every frame (VIRTIO 1.3, 5.1.6)."""
 
+from mpnet.virtio.features import Feature, has
+
 BYTES = 12
-"""Length under VERSION_1 or MRG_RXBUF; the TAP is told the same (TUNSETVNETHDRSZ)."""
+"""Length under VERSION_1 or MRG_RXBUF."""
 LEGACY_BYTES = 10
 
 F_NEEDS_CSUM = 1
@@ -22,3 +24,9 @@ GSO_SIZE = 4
 CSUM_START = 6
 CSUM_OFFSET = 8
 NUM_BUFFERS = 10
+
+
+def header_bytes(features: int) -> int:
+    """Length of the header under negotiated ``features``, for the rings and the TAP alike (TUNSETVNETHDRSZ)."""
+    long = has(features, Feature.VERSION_1) or has(features, Feature.MRG_RXBUF)
+    return BYTES if long else LEGACY_BYTES
