@@ -3,7 +3,6 @@
 import asyncio
 import os
 import select
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +51,7 @@ class Device:
         self.config = config
         self.log = get_log(device=config.id)
         self.settings = commands.Settings(config.mac_octets, config.queue_pairs)
+        self._mac = config.mac_octets
         self.link_up = True
         self.peer: Peer | None = None
         self._launcher = launcher
@@ -92,7 +92,6 @@ class Device:
         if not self.tap.up:
             self.log.warning("TAP is down", tap=self.tap.name, remedy=f"ip link set {self.tap.name} up")
         header = self.segment.header
-        header.created_ns = time.time_ns()
         self._tap_offloads = self.tap.offloads()
         self.backend = Backend(self._offer(), self._net_config().pack())
         header.offered_features = self.backend.offer.all_features
@@ -202,7 +201,9 @@ class Device:
         self.tap.set_features(0)
 
     async def _reset_settings(self) -> None:
-        self.settings = replace(self.settings, pairs=1, announce=False)
+        # An address that one driver set is not the next one's.
+        self.settings = replace(self.settings, mac=self._mac, pairs=1, announce=False)
+        self.backend.set_config(self._net_config().pack())
         await self._rings.use_pairs(1)
 
     def _write_config(self, offset: int, data: bytes) -> None:
@@ -215,6 +216,8 @@ class Device:
         if isinstance(told, RingBroken):
             fault = Fault(told.fault).name.lower()
             self.log.error("the guest broke a ring", queue=told.index // 2, ring=told.index, fault=fault)
+            self.backend.require_reset()
+            self._config_changed()
             return
         task = asyncio.create_task(self._execute(told.data))
         self._tasks.add(task)
@@ -296,7 +299,8 @@ class Device:
         self._mtu = mtu
 
     def _set_mac(self, value: Any) -> None:
-        self.settings = replace(self.settings, mac=parse_mac(str(value)))
+        self._mac = parse_mac(str(value))
+        self.settings = replace(self.settings, mac=self._mac)
 
     def _set_link(self, value: Any) -> None:
         if value not in {"up", "down"}:

@@ -426,3 +426,14 @@ def test_the_log_is_bounded_and_names_requests(peer):
         peer.request(R.GET_FEATURES)
     assert len(peer.backend.log) == LOG_LENGTH
     assert peer.backend.log[0].request == "GET_FEATURES"
+
+
+def test_a_broken_ring_shows_in_the_status_until_a_reset() -> None:
+    peer = Peer()
+    peer.u64(R.SET_STATUS, 15)
+    peer.backend.require_reset()
+    assert peer.request(R.GET_STATUS) == [U64(15 | 0x40).pack()]
+    peer.u64(R.SET_STATUS, 15 | 0x40)
+    assert peer.request(R.GET_STATUS) == [U64(15 | 0x40).pack()]
+    peer.u64(R.SET_STATUS, 0)
+    assert peer.request(R.GET_STATUS) == [U64(0).pack()]

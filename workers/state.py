@@ -8,8 +8,8 @@ import numpy as np
 from mpnet.segment import layout
 from mpnet.virtio import split_ring
 
-MAX_REGIONS = 509
-"""Memory slots: as many as libvhost-user offers."""
+MAX_REGIONS = 253
+"""As many as one message can bring the file descriptors of (SCM_MAX_FD of Linux)."""
 MAX_IOVECS = 131072
 """Buffers that one burst may hold translated."""
 MAX_SEGMENTS = split_ring.MAX_SIZE

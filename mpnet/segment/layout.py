@@ -86,8 +86,6 @@ _HEADER_FIELDS = [
     ("version", "i8"),
     ("queue_pairs", "i8"),
     ("control_pid", "i8"),
-    ("control_start_ns", "i8"),
-    ("created_ns", "i8"),
     ("name", f"S{NAME_BYTES}"),
     ("features", "u8"),
     ("offered_features", "u8"),

@@ -8,8 +8,8 @@ import errno
 from dataclasses import dataclass
 from typing import Any
 
-from pyroute2 import IPRoute  # type: ignore[import-untyped] # it ships no types
-from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped] # it ships no types
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 _TYPE_TAP = 2
 

@@ -192,6 +192,10 @@ class Backend:
         multiqueue = has(features, Feature.MQ) or has(features, Feature.RSS)
         return 2 * self.offer.queue_pairs if multiqueue else 2
 
+    def require_reset(self) -> None:
+        """The driver broke a ring: GET_STATUS says DEVICE_NEEDS_RESET until it resets the device (VIRTIO 2.1.2)."""
+        self._state.needs_reset = True
+
     def set_config(self, config: bytes) -> None:
         """Set the configuration space that GET_CONFIG answers with, in the layout of ``NetConfig.pack()``."""
         self._state.config = config

@@ -26,6 +26,7 @@ MIN_MTU = 68
 MAX_MTU = 65535
 MAC_SIZE = 6
 STATUS_FEATURES_OK = 8
+STATUS_NEEDS_RESET = 0x40
 _MAY_CHANGE_WHILE_RUNNING = mask(Feature.VHOST_LOG_ALL, Feature.VHOST_USER_PROTOCOL_FEATURES)
 
 
@@ -46,7 +47,7 @@ def queue_num_reply(state: State, _message: Message) -> bytes:
 
 def status_reply(state: State, _message: Message) -> bytes:
     """Answer GET_STATUS."""
-    return U64(state.status).pack()
+    return U64(state.status | (STATUS_NEEDS_RESET if state.needs_reset else 0)).pack()
 
 
 def set_features(draft: State, message: Message) -> list[Effect]:
@@ -97,7 +98,7 @@ def reset(draft: State, _message: Message) -> list[Effect]:
     for ring in draft.rings:
         ring.forget_setup()
         ring.enabled = False
-    draft.features, draft.status, draft.features_refused = 0, 0, False
+    draft.features, draft.status, draft.features_refused, draft.needs_reset = 0, 0, False, False
     return [*stops, Reset()]
 
 
@@ -114,6 +115,9 @@ def set_status(draft: State, message: Message) -> list[Effect]:
     if draft.features_refused:
         status &= ~STATUS_FEATURES_OK
     stops = [] if status else _stop_all(draft)
+    # Only the device sets NEEDS_RESET, and only a reset clears it (VIRTIO 2.1.2).
+    status &= ~STATUS_NEEDS_RESET
+    draft.needs_reset = draft.needs_reset and status != 0
     changed = status != draft.status
     draft.status = status
     return [*stops, SetStatus(status)] if changed or stops else []

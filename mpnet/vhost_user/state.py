@@ -55,6 +55,7 @@ class State:
     protocol_features: int = 0
     owned: bool = False
     status: int = 0
+    needs_reset: bool = False
     features_refused: bool = False
     regions: tuple[MemoryRegion, ...] = ()
     channel_fd: int | None = None

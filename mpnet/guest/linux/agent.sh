@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the host's commands, several at a time, and answers over a virtio-serial port, in lines of text:
+# Runs the host's commands, several at a time, and answers over a virtio-serial port, or the terminal that
+# mpnet.agent=DEVICE on the kernel command line names, in lines of text:
 #   host to guest   run ID BASE64-OF-A-SHELL-SCRIPT        kill ID
 #   guest to host   ready BOOT-ID RELEASE                  done ID STATUS BASE64-OF-STDOUT BASE64-OF-STDERR
 # An empty output is sent as "-".
@@ -7,7 +8,8 @@
 jobs=/run/mpnet-agent
 mkdir -p "$jobs"
 
-port=
+port=$(sed -n 's/^\(.* \)\{0,1\}mpnet\.agent=\([^ ]*\).*/\2/p' /proc/cmdline)
+[ -z "$port" ] || stty -F "$port" raw -echo
 while [ -z "$port" ]; do
 	for entry in /sys/class/virtio-ports/*; do
 		if [ "$(cat "$entry/name" 2>/dev/null)" = mpnet.agent ]; then

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # Process 1 of the throw-away guest: mounts, loads modules, sets eth0 up, starts the agent. The kernel command
-# line may say: mpnet.ip=ADDRESS/PREFIX[,...] mpnet.mtu=BYTES mpnet.gateway=ADDRESS mpnet.shell=1.
+# line may say: mpnet.ip=ADDRESS/PREFIX[,...] mpnet.mtu=BYTES mpnet.gateway=ADDRESS mpnet.agent=DEVICE mpnet.shell=1.
 
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /root /usr/bin /usr/sbin /sbin
 /bin/busybox --install -s /bin
