@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from mpnet.cli.nic import nic_of
 from mpnet.cli.options import call, control_socket, json_output, print_json
 from mpnet.cli.tables import print_device, print_devices
-from mpnet.errors import MpnetError
 from mpnet.guest.linux.libvirt import libvirt_xml
-from mpnet.guest.linux.qemu import Machine, VhostUserNic, attach_arguments
+from mpnet.guest.linux.qemu import Machine, attach_arguments
 from mpnet.rpc.state import DeviceReport
 
 
@@ -79,8 +79,7 @@ def qemu(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
 
     For use as: qemu-system-x86_64 $(mpnet device qemu net0) …
     """
-    nic, machine = _guest_parts(name, memory, socket)
-    arguments = attach_arguments(nic, machine)
+    arguments = attach_arguments(nic_of(name, socket), Machine(memory_mib=memory))
     if as_json:
         print_json(arguments)
         return
@@ -94,28 +93,8 @@ def qemu(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
 @json_output
 def xml(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
     """Print the parts of a libvirt domain that attach a guest to the device NAME."""
-    nic, machine = _guest_parts(name, memory, socket)
-    text = libvirt_xml(nic, machine)
+    text = libvirt_xml(nic_of(name, socket), Machine(memory_mib=memory))
     if as_json:
         print_json({"xml": text})
         return
     click.echo(text)
-
-
-def _guest_parts(name: str, memory: int, socket: Path | None) -> tuple[VhostUserNic, Machine]:
-    """Give the network card and the machine of a guest with KVM for a device."""
-    report = msgspec.convert(call(socket, "device.show", device=name), DeviceReport)
-    if report.config.client:
-        raise MpnetError(
-            f"device {name!r} connects to the front-end's socket, but QEMU is to connect to the device's",
-            "serve the device without client=on",
-        )
-    nic = VhostUserNic(
-        name=report.id,
-        # QEMU and libvirt run in folders of their own.
-        socket=str(Path(report.config.socket).absolute()),
-        queue_pairs=report.offered_pairs,
-        mac=report.mac,
-        mtu=report.mtu or None,
-    )
-    return nic, Machine(memory_mib=memory)

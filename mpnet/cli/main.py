@@ -15,6 +15,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "run": ("mpnet.cli.run:run", "Serve devices to guests."),
         "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
         "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
+        "guest": ("mpnet.cli.guest:guest", "Boot throw-away guests on devices."),
+        "demo": ("mpnet.cli.demo:demo", "Show a device at work, with guest and host."),
         "doctor": ("mpnet.cli.doctor:doctor", "Tell what is missing here and what mends it."),
         "completion": ("mpnet.cli.completion:completion", "Print a shell's completion script."),
     }

@@ -1,20 +1,15 @@
 """A network namespace of the test process's own: TAPs and addresses in it touch nothing outside."""
 
-import ctypes
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWNET = 0x40000000
+from mpnet import namespace
 
 _TAP_FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 1}
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -27,17 +22,12 @@ def network_namespace() -> Iterator[None]:
     """
     rootless = os.geteuid() != 0
     with Path("/proc/thread-self/ns/net").open("rb") as outside:
-        if rootless:
-            _enter_user_namespace()
-        else:
-            _call("unshare", CLONE_NEWNET)
-        with IPRoute() as ip:
-            ip.link("set", index=1, state="up")
+        namespace.enter()
         try:
             yield
         finally:
             if not rootless:
-                _call("setns", outside.fileno(), CLONE_NEWNET)
+                namespace.join(outside.fileno())
 
 
 @contextmanager
@@ -68,20 +58,3 @@ def add_addresses(name: str, *addresses: str) -> None:
         index = ip.link_lookup(ifname=name)[0]
         for address in addresses:
             ip.addr("add", index=index, address=address)
-
-
-def _enter_user_namespace() -> None:
-    """Become root of a new user namespace, where an ordinary user may make interfaces."""
-    assert threading.active_count() == 1, "a user namespace can only be entered before threads are started"
-    uid, gid = os.getuid(), os.getgid()
-    _call("unshare", CLONE_NEWUSER | CLONE_NEWNET)
-    # The kernel takes a group map from an ordinary user only once setgroups is given up.
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")

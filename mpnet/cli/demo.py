@@ -1,0 +1,84 @@
+"""``mpnet demo``: the whole product at work, in a minute, in a network namespace of its own."""
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+
+from mpnet.cli.options import json_output, print_json
+from mpnet.demo.demo import Interrupted, run
+from mpnet.demo.prepare import Choice
+from mpnet.demo.summary import Part, Summary
+from mpnet.demo.talk import Talk
+
+_SIGNAL_STATUS = 128
+
+
+@click.command()
+@click.option(
+    "--guest",
+    type=click.Choice(["embedded", "qemu"]),
+    envvar="MPNET_GUEST",
+    help="embedded: mpnet's own driver alone; qemu: a Linux guest after it, and install what that needs. "
+    "Default: Linux too where QEMU is on the machine.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=6,
+    show_default=True,
+    envvar="MPNET_SECONDS",
+    help="Traffic for each guest.",
+)
+@json_output
+@click.pass_context
+def demo(ctx: click.Context, guest: Choice | None, seconds: float, as_json: bool) -> None:
+    """Show a device at work: its workers, a guest, and the host's kernel on the other side.
+
+    Nothing outside the demo's own network namespace is touched, and nothing is left behind. Exit status 1 if
+    something did not work.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    try:
+        summary = run(Talk(console), guest, seconds)
+    except Interrupted as interrupted:
+        console.print(f"\nended by signal {interrupted.number}; everything is taken down again")
+        ctx.exit(_SIGNAL_STATUS + interrupted.number)
+    if as_json:
+        print_json(msgspec.to_builtins(summary))
+    else:
+        _print(console, summary)
+    ctx.exit(0 if summary.ok else 1)
+
+
+def _print(console: Console, summary: Summary) -> None:
+    for part in summary.parts:
+        console.print(f"\n[bold]Summary, {part.guest}[/] ({part.seconds:.1f} s of traffic; rx is to the guest)")
+        console.print(_table(part))
+    first = summary.start_to_first_packet_seconds
+    if first is not None:
+        console.print(f"  from the start of 'mpnet run' to the first packet: {first:.2f} s")
+    if summary.skipped:
+        console.print(f"  no Linux guest: {summary.skipped}")
+    verdict = "[green]everything worked[/]" if summary.ok else "[red]something did not work: see ✗ above[/]"
+    console.print(f"  [bold]{verdict}[/], in {summary.seconds:.0f} s; nothing is left behind")
+
+
+def _table(part: Part) -> RenderableType:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("rx frames", "a second", "Mbit/s", "tx frames", "a second", "Mbit/s", "kicks", "calls"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("drops", no_wrap=True)
+    for each in part.queues:
+        ways = ((each.rx_frames, each.rx_bytes), (each.tx_frames, each.tx_bytes))
+        figures = [
+            text
+            for frames, size in ways
+            for text in (f"{frames:,}", f"{frames / part.seconds:,.0f}", f"{size * 8e-6 / part.seconds:,.0f}")
+        ]
+        drops = ", ".join(f"{reason} {count:,}" for reason, count in each.drops.items()) or "none"
+        table.add_row(f"queue pair {each.queue}", *figures, f"{each.kicks:,}", f"{each.calls:,}", drops)
+    return Padding(table, (0, 0, 0, 2))

@@ -1,0 +1,115 @@
+"""The second guest: Debian's kernel in QEMU, on the device the embedded driver has left."""
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mpnet.demo.meter import Meter
+from mpnet.demo.ping import ping
+from mpnet.demo.stage import GUEST, HOST, PREFIX_BITS, QUEUE_PAIRS, Stage
+from mpnet.demo.summary import Check, Part, ping_check, queues_check
+from mpnet.demo.talk import Talk
+from mpnet.guest import debian
+from mpnet.guest.linux import acceleration
+from mpnet.guest.linux.agent import Job
+from mpnet.guest.linux.guest import LinuxGuest, Setup
+from mpnet.guest.linux.qemu import Machine, VhostUserNic
+
+_PINGS = 5
+_MEMORY_MIB = 512
+_CONNECTIONS = 2
+_LOOK_SECONDS = 0.25
+_PATIENCE_SECONDS = 60.0
+
+
+def show(stage: Stage, talk: Talk, seconds: float) -> Part:
+    """Boot, be pinged, then run iperf3 for ``seconds`` in all, half of it each way.
+
+    Raises:
+        MpnetError: the guest did not come up, or a command in it failed.
+    """
+    report = stage.show()
+    accelerator = acceleration.best()
+    nic = VhostUserNic(socket=str(stage.socket), queue_pairs=QUEUE_PAIRS, mac=report.mac)
+    machine = Machine(accel=accelerator, smp=QUEUE_PAIRS, memory_mib=_MEMORY_MIB)
+    guest = LinuxGuest(nic, machine, Setup(addresses=(f"{GUEST}/{PREFIX_BITS}",)))
+    how = "KVM" if accelerator == "kvm" else "emulation (no KVM here)"
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        with talk.waiting(f"booting Linux in QEMU with {how}"):
+            stack.enter_context(guest)
+        release = guest.check("uname -r").strip()
+        talk.done(f"Linux {release} booted in QEMU with {how} in {time.monotonic() - begin:.1f} s, untouched")
+        pinged = ping_check(_PINGS, ping(GUEST, _PINGS))
+        (talk.done if pinged.ok else talk.failed)(f"{pinged.name}: {pinged.detail}")
+        talk.note(
+            f"for {seconds:g} s iperf3 runs {_CONNECTIONS} TCP connections on each of the guest's processors,"
+        )
+        talk.note("first to the host, then to the guest")
+        meter = Meter(stage.segment())
+        begin = time.monotonic()
+        checks = [
+            _transfer(guest, talk, meter, seconds / 2, reverse=False),
+            _transfer(guest, talk, meter, seconds / 2, reverse=True),
+        ]
+        queues = meter.totals()
+        took = time.monotonic() - begin
+    return Part(
+        guest=f"Linux {release} in QEMU",
+        seconds=took,
+        queues=queues,
+        checks=[pinged, *checks, queues_check(queues)],
+    )
+
+
+def _transfer(guest: LinuxGuest, talk: Talk, meter: Meter, seconds: float, *, reverse: bool) -> Check:
+    """Run one client on each of the guest's processors, as the driver's queue is the processor's."""
+    with ExitStack() as stack:
+        ports = [stack.enter_context(_server()) for _ in range(QUEUE_PAIRS)]
+        jobs = [
+            guest.spawn(
+                f"taskset {1 << cpu:x} iperf3 -c {HOST} -p {port} -t {seconds:g} -P {_CONNECTIONS} --json"
+                + (" -R" if reverse else "")
+            )
+            for cpu, port in enumerate(ports)
+        ]
+        with talk.watching(meter) as watch:
+            begin = time.monotonic()
+            while time.monotonic() - begin < seconds:
+                watch.look(_LOOK_SECONDS)
+        ends = [_end(job) for job in jobs]
+    moved = sum(end["sum_received"]["bytes"] for end in ends)
+    rate = sum(end["sum_received"]["bits_per_second"] for end in ends) / 1e6
+    name = "TCP, host to guest" if reverse else "TCP, guest to host"
+    return Check(name, moved > 0, f"{moved / 1e6:,.0f} MB in {seconds:g} s, {rate:,.0f} Mbit/s")
+
+
+def _end(job: Job) -> Any:
+    """The totals in the report of an iperf3 client."""
+    done = job.wait(_PATIENCE_SECONDS)
+    report = json.loads(done.stdout)
+    # iperf3 says what failed in its report.
+    assert done.returncode == 0, report.get("error", done.stderr)
+    return report["end"]
+
+
+@contextmanager
+def _server() -> Iterator[int]:
+    """Serve one iperf3 client; gives the port once it listens."""
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+    command = [str(debian.program("iperf3")), "-s", "-1", "-B", HOST, "-p", str(port), "--forceflush"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                if "listening" in line:
+                    break
+            # What it prints later is little and fits the pipe.
+            yield port
+        finally:
+            server.terminate()

@@ -1,0 +1,145 @@
+"""Everything around a guest: ``mpnet run`` with one device, its TAP, and the host's address on it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from pyroute2 import IPRoute
+
+from mpnet.errors import MpnetError
+from mpnet.guest import debian
+from mpnet.rpc.management import Client
+from mpnet.rpc.state import DeviceReport
+from mpnet.segment.segment import Segment
+
+HOST = "192.0.2.1"
+GUEST = "192.0.2.2"
+PREFIX_BITS = 24
+"""TEST-NET-1 (RFC 5737): addresses that are nobody's."""
+TAP = "tap0"
+QUEUE_PAIRS = 2
+
+_START_SECONDS = 120.0
+"""Compiling takes some 15 s, longer on a busy machine."""
+_STOP_SECONDS = 10.0
+_LOOK_SECONDS = 0.02
+_LOG_LINES = 5
+
+
+class Stage:
+    """Starts at once, serves once ``wait`` returns; a context manager that takes it all down again.
+
+    The caller is in a network namespace of its own.
+
+    Args:
+        folder: for sockets and the log.
+
+    Attributes:
+        device: its name on this machine.
+        socket: the device's vhost-user socket.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Shared memory has no namespace: the name must be nobody else's.
+        self.device = f"demo{os.getpid()}"
+        self.socket = folder / "net0.sock"
+        self._control = folder / "control.sock"
+        self._log = folder / "log"
+        words = f"id={self.device},tap={TAP},create=on,socket={self.socket},queue-pairs={QUEUE_PAIRS}"
+        run = ["run", "--control-socket", str(self._control), "--device", words]
+        setpriv = str(debian.program("setpriv"))
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                # It ends with us, should we be killed.
+                [setpriv, "--pdeathsig", "TERM", sys.executable, "-c", _MPNET, *run],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for us: we stop it in our own order
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self) -> None:
+        """Wait until the device is served, then give the host its address on the TAP.
+
+        Raises:
+            MpnetError: it is not served; with the log's last words.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._serves():
+            if self._process.poll() is not None:
+                raise MpnetError(f"'mpnet run' ended with status {self._process.returncode}", self.log_end())
+            if time.monotonic() > deadline:
+                raise MpnetError(f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", self.log_end())
+            time.sleep(_LOOK_SECONDS)
+        with suppress(OSError):  # only quieter without: no router is looked for on the TAP
+            Path(f"/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6").write_text("1")
+        with IPRoute() as ip:
+            ip.addr("add", index=_index(ip), address=HOST, prefixlen=PREFIX_BITS)
+
+    def _serves(self) -> bool:
+        # Its socket comes into being, and listens, some time after it started.
+        with suppress(MpnetError), Client(self._control) as client:
+            return bool(client.call("device.list"))
+        return False
+
+    def log_end(self) -> str:
+        """The last lines of the log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+    def show(self) -> DeviceReport:
+        """``mpnet device show`` of the device."""
+        with Client(self._control) as client:
+            return msgspec.convert(client.call("device.show", device=self.device), DeviceReport)
+
+    def segment(self) -> Segment:
+        """The device's shared memory."""
+        return Segment.attach(self.device)
+
+    def tap_mac(self) -> bytes:
+        """The host's address on the TAP, 6 bytes."""
+        with IPRoute() as ip:
+            link = next(iter(ip.link("get", index=_index(ip))))
+            return bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
+
+    def know_guest(self, mac: str) -> None:
+        """Spare the kernel asking who has the guest's address."""
+        with IPRoute() as ip:
+            ip.neigh("replace", dst=GUEST, lladdr=mac, ifindex=_index(ip), state="permanent")
+
+    def forget_guest(self) -> None:
+        """Let the kernel ask again."""
+        with IPRoute() as ip:
+            ip.neigh("delete", dst=GUEST, ifindex=_index(ip))
+
+
+_MPNET = "from mpnet.cli.main import main; main()"
+"""The ``mpnet`` of this very installation, wherever its script is."""
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the user's own devices and sockets."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("MPNET_") or name == "MPNET_JIT"
+    }
+
+
+def _index(ip: IPRoute) -> int:
+    return int(ip.link_lookup(ifname=TAP)[0])

@@ -1,0 +1,73 @@
+"""What came of the demo."""
+
+import msgspec
+
+from mpnet.demo.meter import QueueTotals
+
+
+class Check(msgspec.Struct):
+    """Something that has to have worked.
+
+    Attributes:
+        name: what.
+        ok: whether it did.
+        detail: the figures.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """One guest.
+
+    Attributes:
+        guest: which.
+        seconds: of traffic.
+        queues: what each queue pair did in that time.
+        checks: what has to have worked.
+    """
+
+    guest: str
+    seconds: float
+    queues: list[QueueTotals]
+    checks: list[Check]
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """The whole demo.
+
+    Attributes:
+        ok: everything worked.
+        seconds: from the command to here.
+        start_to_first_packet_seconds: from the start of the control process; None where no packet came.
+        parts: one a guest.
+        skipped: what was left out, and why; empty where nothing was.
+    """
+
+    ok: bool
+    seconds: float
+    start_to_first_packet_seconds: float | None
+    parts: list[Part]
+    skipped: str = ""
+
+
+def ping_check(sent: int, times: list[float]) -> Check:
+    """All echo requests were answered; ``times`` in milliseconds."""
+    detail = f"{len(times)} of {sent} answered"
+    if times:
+        detail += f", {min(times):.2f} ms at best"
+    return Check("ping from the host's kernel", len(times) == sent, detail)
+
+
+def queues_check(queues: list[QueueTotals]) -> Check:
+    """Each queue carried traffic both ways, and dropped nothing."""
+    idle = [
+        f"{way} of queue pair {each.queue}"
+        for each in queues
+        for way, frames in (("rx", each.rx_frames), ("tx", each.tx_frames))
+        if frames == 0
+    ]
+    detail = f"no traffic on {', '.join(idle)}" if idle else "both queue pairs, both ways"
+    return Check("every queue carried traffic", not idle, detail)
