@@ -1,4 +1,4 @@
-"""A network namespace of one's own: TAPs and addresses in it touch nothing outside, and it ends with its processes.
+"""A network namespace of one's own: TAPs and addresses in it touch nothing outside; it ends with its processes.
 
 An ordinary user gets a user namespace around it, as whose root they may make interfaces.
 """

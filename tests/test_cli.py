@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import mpnet
-from mpnet.cli import checks, device, doctor, run, worker
+from mpnet.cli import checks, device, doctor, nic, run, worker
 from mpnet.cli.checks import Finding, Outcome
 from mpnet.cli.main import COMMANDS, cli
 from mpnet.errors import MpnetError
@@ -102,6 +102,7 @@ class FakeControl:
 def control(monkeypatch):
     fake = FakeControl()
     monkeypatch.setattr(device, "call", fake.call)
+    monkeypatch.setattr(nic, "call", fake.call)
     monkeypatch.setattr(worker, "call", fake.call)
     return fake
 

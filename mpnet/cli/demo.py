@@ -14,6 +14,7 @@ from mpnet.demo.summary import Part, Summary
 from mpnet.demo.talk import Talk
 
 _SIGNAL_STATUS = 128
+_WAYS = {"rx": "to the guest", "tx": "from the guest"}
 
 
 @click.command()
@@ -54,12 +55,13 @@ def demo(ctx: click.Context, guest: Choice | None, seconds: float, as_json: bool
 
 
 def _print(console: Console, summary: Summary) -> None:
+    console.print()
     for part in summary.parts:
-        console.print(f"\n[bold]Summary, {part.guest}[/] ({part.seconds:.1f} s of traffic; rx is to the guest)")
+        console.print(f"[bold]Summary, {part.guest}[/] ({part.seconds:.1f} s of traffic)")
         console.print(_table(part))
     first = summary.start_to_first_packet_seconds
     if first is not None:
-        console.print(f"  from the start of 'mpnet run' to the first packet: {first:.2f} s")
+        console.print(f"  {first:.2f} s from the start of 'mpnet run' to the first packet")
     if summary.skipped:
         console.print(f"  no Linux guest: {summary.skipped}")
     verdict = "[green]everything worked[/]" if summary.ok else "[red]something did not work: see ✗ above[/]"
@@ -68,17 +70,16 @@ def _print(console: Console, summary: Summary) -> None:
 
 def _table(part: Part) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("rx frames", "a second", "Mbit/s", "tx frames", "a second", "Mbit/s", "kicks", "calls"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("drops", no_wrap=True)
-    for each in part.queues:
-        ways = ((each.rx_frames, each.rx_bytes), (each.tx_frames, each.tx_bytes))
-        figures = [
-            text
-            for frames, size in ways
-            for text in (f"{frames:,}", f"{frames / part.seconds:,.0f}", f"{size * 8e-6 / part.seconds:,.0f}")
-        ]
-        drops = ", ".join(f"{reason} {count:,}" for reason, count in each.drops.items()) or "none"
-        table.add_row(f"queue pair {each.queue}", *figures, f"{each.kicks:,}", f"{each.calls:,}", drops)
+    for name in ("queue pair", "frames", "a second", "Mbit/s", "kicks", "calls", "drops"):
+        table.add_column(name, justify="left" if name in {"queue pair", "drops"} else "right", no_wrap=True)
+    for each in part.rings:
+        table.add_row(
+            f"{each.queue} {each.direction} {_WAYS[each.direction]}",
+            f"{each.frames:,}",
+            f"{each.frames / part.seconds:,.0f}",
+            f"{each.bytes * 8e-6 / part.seconds:,.0f}",
+            f"{each.kicks:,}",
+            f"{each.calls:,}",
+            ", ".join(f"{reason} {count:,}" for reason, count in each.drops.items()) or "none",
+        )
     return Padding(table, (0, 0, 0, 2))

@@ -55,7 +55,9 @@ def guest() -> None:
 @click.pass_context
 def qemu(
     ctx: click.Context,
+    /,
     device: str,
+    *,
     smp: int,
     memory: int,
     accel: str | None,

@@ -46,18 +46,20 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
     # Short: a Unix socket's path has 107 bytes at most.
     with (
         _interruptible(),
-        tempfile.TemporaryDirectory(prefix="mpnet-demo-", dir="/tmp") as folder,  # noqa: S108 - and private
+        tempfile.TemporaryDirectory(prefix="mpnet-demo-", dir="/tmp") as folder,
         Preparation(choice) as preparation,
     ):
-        talk.title(
-            "mpnet demo: a virtio-net device with 2 queue pairs, each served by a worker process of its own"
-        )
-        talk.note("guest's driver ⇄ virtqueues in its memory ⇄ worker ⇄ queue of a TAP ⇄ the host's kernel")
+        talk.title("mpnet demo: a virtio-net device with 2 queue pairs, a worker process for each")
+        talk.note("guest's driver ⇄ virtqueues ⇄ worker ⇄ TAP queue ⇄ the host's kernel")
         preparation.begin(talk)
         namespace.enter()
-        talk.done("entered a network namespace of the demo's own: nothing of the machine's network is touched")
+        talk.done("in a network namespace of its own: the machine's network is left alone")
         with Stage(Path(folder)) as stage:
-            parts = _acts(stage, talk, preparation, seconds)
+            try:
+                parts = _acts(stage, talk, preparation, seconds)
+            except MpnetError:
+                talk.note(f"the last words of 'mpnet run':\n{stage.log_end()}")
+                raise
             first = stage.show().start_to_first_packet_seconds
     return Summary(
         ok=all(check.ok for part in parts for check in part.checks),
@@ -69,7 +71,7 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
 
 
 def _acts(stage: Stage, talk: Talk, preparation: Preparation, seconds: float) -> list[Part]:
-    with talk.waiting("starting control and workers (the first start on a machine compiles, for some 20 s)"):
+    with talk.waiting("starting control and 2 workers; the very first start compiles, for some 20 s"):
         begin = time.monotonic()
         # Only here: a user namespace is entered before numpy starts threads. It compiles while workers do.
         from mpnet.demo import embedded  # noqa: PLC0415
@@ -79,20 +81,13 @@ def _acts(stage: Stage, talk: Talk, preparation: Preparation, seconds: float) ->
     talk.done(f"control and 2 workers serve the device, {time.monotonic() - begin:.1f} s after their start")
     talk.title("Guest: mpnet's own driver")
     parts = [embedded.show(stage, talk, seconds)]
-    _say_checks(talk, parts[-1])
     preparation.finish(talk)
     if not preparation.skipped:
         from mpnet.demo import linux  # noqa: PLC0415 - who has no QEMU needs none of it
 
         talk.title("Guest: Linux in QEMU")
         parts.append(linux.show(stage, talk, seconds))
-        _say_checks(talk, parts[-1])
     return parts
-
-
-def _say_checks(talk: Talk, part: Part) -> None:
-    for check in part.checks[1:]:  # the first, ping, was told when it was done
-        (talk.done if check.ok else talk.failed)(f"{check.name}: {check.detail}")
 
 
 @contextmanager
@@ -110,6 +105,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-__all__ = ["Interrupted", "MpnetError", "run"]

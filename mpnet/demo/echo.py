@@ -1,7 +1,7 @@
 """The host's end of the embedded driver's flows: a process with one UDP socket that sends all back.
 
-Run as ``python -m mpnet.demo.echo FD`` with an inherited socket; ends when its standard input does, and prints two
-counts then: datagrams received and datagrams sent back.
+Run as ``python -m mpnet.demo.echo FD`` with an inherited socket; ends when its standard input does, and prints
+two counts then: datagrams received and datagrams sent back.
 """
 
 import select

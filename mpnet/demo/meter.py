@@ -34,25 +34,23 @@ class Rates:
     drops: int
 
 
-class QueueTotals(msgspec.Struct, kw_only=True):
-    """What one queue pair did in a part of the demo; rx and tx are the guest's.
+class RingTotals(msgspec.Struct, kw_only=True):
+    """What one virtqueue did in a part of the demo.
 
     Attributes:
-        queue: its number.
-        rx_frames: delivered to the guest.
-        rx_bytes: of them.
-        tx_frames: taken from the guest.
-        tx_bytes: of them.
+        queue: number of its queue pair.
+        direction: "rx" or "tx", as the guest sees them.
+        frames: delivered to the guest, or taken from it.
+        bytes: of them.
         kicks: notifications from the guest.
         calls: notifications to the guest.
-        drops: frames not delivered, by direction and reason, as "rx tap_down".
+        drops: frames not delivered, by ``layout.DropReason`` in lower case; empty where there were none.
     """
 
     queue: int
-    rx_frames: int
-    rx_bytes: int
-    tx_frames: int
-    tx_bytes: int
+    direction: str
+    frames: int
+    bytes: int
     kicks: int
     calls: int
     drops: dict[str, int]
@@ -87,38 +85,31 @@ class Meter:
         dropped = (rings["drops"] - self._begin[0]["drops"]).sum(axis=1)
         return [
             Rates(
-                pair,
-                *(float(figure[ring]) for ring in (2 * pair, 2 * pair + 1) for figure in (frames, megabits)),
-                float(moved[pair] / max(bursts[pair], 1)),
-                int(dropped[2 * pair] + dropped[2 * pair + 1]),
+                queue=pair,
+                rx_frames=float(frames[2 * pair]),
+                rx_megabits=float(megabits[2 * pair]),
+                tx_frames=float(frames[2 * pair + 1]),
+                tx_megabits=float(megabits[2 * pair + 1]),
+                burst=float(moved[pair] / max(bursts[pair], 1)),
+                drops=int(dropped[2 * pair] + dropped[2 * pair + 1]),
             )
             for pair in pairs
         ]
 
-    def totals(self) -> list[QueueTotals]:
-        """What each pair did since the meter was made."""
+    def totals(self) -> list[RingTotals]:
+        """What each rx and tx virtqueue did since the meter was made."""
         before, rings = self._begin[0], self._read()[0]
-        return [_totals(before[2 * pair :], rings[2 * pair :], pair) for pair in range(self._segment.queue_pairs)]
+        return [_totals(before[ring], rings[ring], ring) for ring in range(2 * self._segment.queue_pairs)]
 
 
-def _totals(before: Any, rings: Any, pair: int) -> QueueTotals:
-    """Of a pair whose rings are the first two given."""
-    counts = {
-        name: (rings[name][:2] - before[name][:2]).tolist() for name in ("packets", "bytes", "kicks", "calls")
-    }
-    drops = rings["drops"][:2] - before["drops"][:2]
-    return QueueTotals(
-        queue=pair,
-        rx_frames=counts["packets"][0],
-        rx_bytes=counts["bytes"][0],
-        tx_frames=counts["packets"][1],
-        tx_bytes=counts["bytes"][1],
-        kicks=sum(counts["kicks"]),
-        calls=sum(counts["calls"]),
-        drops={
-            f"{direction} {reason.name.lower()}": int(count)
-            for direction, row in zip(("rx", "tx"), drops, strict=True)
-            for reason in DropReason
-            if (count := row[reason])
-        },
+def _totals(before: Any, record: Any, ring: int) -> RingTotals:
+    dropped = record["drops"] - before["drops"]
+    return RingTotals(
+        queue=ring // 2,
+        direction=("rx", "tx")[ring % 2],
+        frames=int(record["packets"] - before["packets"]),
+        bytes=int(record["bytes"] - before["bytes"]),
+        kicks=int(record["kicks"] - before["kicks"]),
+        calls=int(record["calls"] - before["calls"]),
+        drops={reason.name.lower(): int(dropped[reason]) for reason in DropReason if dropped[reason]},
     )

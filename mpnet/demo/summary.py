@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mpnet.demo.meter import QueueTotals
+from mpnet.demo.meter import RingTotals
 
 
 class Check(msgspec.Struct):
@@ -25,13 +25,13 @@ class Part(msgspec.Struct, kw_only=True):
     Attributes:
         guest: which.
         seconds: of traffic.
-        queues: what each queue pair did in that time.
+        rings: what each virtqueue did in that time.
         checks: what has to have worked.
     """
 
     guest: str
     seconds: float
-    queues: list[QueueTotals]
+    rings: list[RingTotals]
     checks: list[Check]
 
 
@@ -61,13 +61,8 @@ def ping_check(sent: int, times: list[float]) -> Check:
     return Check("ping from the host's kernel", len(times) == sent, detail)
 
 
-def queues_check(queues: list[QueueTotals]) -> Check:
-    """Each queue carried traffic both ways, and dropped nothing."""
-    idle = [
-        f"{way} of queue pair {each.queue}"
-        for each in queues
-        for way, frames in (("rx", each.rx_frames), ("tx", each.tx_frames))
-        if frames == 0
-    ]
-    detail = f"no traffic on {', '.join(idle)}" if idle else "both queue pairs, both ways"
+def rings_check(rings: list[RingTotals]) -> Check:
+    """Each queue pair carried traffic both ways."""
+    idle = [f"{each.direction} of queue pair {each.queue}" for each in rings if each.frames == 0]
+    detail = f"none on {', '.join(idle)}" if idle else "rx and tx of each queue pair"
     return Check("every queue carried traffic", not idle, detail)

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from mpnet.demo.meter import Meter, Rates
+from mpnet.demo.summary import Check
 
 _TICK_SECONDS = 0.25
 _LINE_SECONDS = 1.0
@@ -29,23 +30,24 @@ class Talk:
 
     def title(self, text: str) -> None:
         """Begin a part."""
-        self._console.print(f"\n[bold]{text}[/]")
+        self._print(f"\n[bold]{text}[/]")
 
     def done(self, text: str) -> None:
         """A step that worked."""
-        self._console.print(f"  [green]✓[/] {text}")
+        self._print(f"  [green]✓[/] {text}")
 
     def failed(self, text: str) -> None:
         """A step that did not."""
-        self._console.print(f"  [red]✗ {text}[/]")
+        self._print(f"  [red]✗ {text}[/]")
+
+    def check(self, check: Check) -> Check:
+        """Tell a check and its figures; give it back."""
+        (self.done if check.ok else self.failed)(f"{check.name}: {check.detail}")
+        return check
 
     def note(self, text: str) -> None:
         """Something to know."""
-        self._console.print(f"  [dim]{text}[/]")
-
-    def show(self, part: RenderableType) -> None:
-        """Print a table or such."""
-        self._console.print(part)
+        self._print(f"  [dim]{text}[/]")
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -54,8 +56,12 @@ class Talk:
             with self._console.status(f"{text} …"):
                 yield
         else:
-            self._console.print(f"  … {text}")
+            self._print(f"  … {text}")
             yield
+
+    def _print(self, text: str) -> None:
+        # A pipe has no width to wrap at.
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
 
     @contextmanager
     def watching(self, meter: Meter) -> Iterator["Watch"]:
@@ -84,14 +90,14 @@ class Watch:
         elif now - self._shown >= _LINE_SECONDS:
             self._shown = now
             for rates in self._meter.rates():
-                self._console.print(_line(rates, now - self._started))
+                self._console.print(_line(rates, now - self._started), soft_wrap=True)
 
 
 def live_table(rates: list[Rates], seconds: float) -> RenderableType:
-    """A line per queue pair; rx and tx are the guest's."""
+    """A line per queue pair; rx and tx are the guest's, a burst is what a worker moves at a time."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{seconds:.0f} s", no_wrap=True)
-    for name in ("rx frames/s", "rx Mbit/s", "tx frames/s", "tx Mbit/s", "frames/burst", "drops"):
+    for name in ("rx frames/s", "Mbit/s", "tx frames/s", "Mbit/s", "burst", "drops"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in rates:
         table.add_row(
@@ -108,7 +114,8 @@ def live_table(rates: list[Rates], seconds: float) -> RenderableType:
 
 def _line(each: Rates, seconds: float) -> str:
     return (
-        f"  {seconds:3.0f} s  queue pair {each.queue}  rx {each.rx_frames:9,.0f} frames/s {each.rx_megabits:6,.0f} "
-        f"Mbit/s  tx {each.tx_frames:9,.0f} frames/s {each.tx_megabits:6,.0f} Mbit/s  {each.burst:4.1f} frames/burst"
-        f"  drops {each.drops:,}"
+        f"  {seconds:3.0f} s  queue pair {each.queue}"
+        f"  rx {each.rx_frames:9,.0f} frames/s {each.rx_megabits:6,.0f} Mbit/s"
+        f"  tx {each.tx_frames:9,.0f} frames/s {each.tx_megabits:6,.0f} Mbit/s"
+        f"  burst {each.burst:4.1f}  drops {each.drops:,}"
     )
