@@ -13,6 +13,7 @@ from mpnet.demo.ping import ping
 from mpnet.demo.stage import GUEST, HOST, QUEUE_PAIRS, Stage
 from mpnet.demo.summary import Check, Part, ping_check, rings_check
 from mpnet.demo.talk import Talk
+from mpnet.demo.watch import Watch
 from mpnet.guest.driver import DEFAULT_FEATURES, Driver, QueuePair, Setup
 from mpnet.guest.memory import GuestMemory
 from mpnet.guest.queue import Queue
@@ -152,7 +153,7 @@ def _exchange(driver: Driver, stage: Stage, talk: Talk, seconds: float) -> Part:
         )
         talk.note("the kernel's sockets send all back, and every byte that comes back is compared")
         begin = time.monotonic()
-        with _running(flows) as threads, talk.watching(meter) as watch:
+        with _running(flows) as threads, Watch(talk.console, meter) as watch:
             while time.monotonic() - begin < seconds and not any(thread.done() for thread in threads):
                 watch.look()
         took = time.monotonic() - begin

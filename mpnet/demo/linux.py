@@ -13,6 +13,7 @@ from mpnet.demo.ping import ping
 from mpnet.demo.stage import GUEST, HOST, PREFIX_BITS, QUEUE_PAIRS, Stage
 from mpnet.demo.summary import Check, Part, ping_check, rings_check
 from mpnet.demo.talk import Talk
+from mpnet.demo.watch import Watch
 from mpnet.guest import debian
 from mpnet.guest.linux import acceleration
 from mpnet.guest.linux.agent import Completed, GuestError, Job
@@ -22,7 +23,6 @@ from mpnet.guest.linux.qemu import Machine, VhostUserNic
 _PINGS = 5
 _MEMORY_MIB = 512
 _CONNECTIONS = 2
-_LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 60.0
 
 
@@ -72,10 +72,10 @@ def _transfer(guest: LinuxGuest, talk: Talk, meter: Meter, seconds: int, *, reve
             )
             for cpu, port in enumerate(ports)
         ]
-        with talk.watching(meter) as watch:
+        with Watch(talk.console, meter) as watch:
             begin = time.monotonic()
             while time.monotonic() - begin < seconds:
-                watch.look(_LOOK_SECONDS)
+                watch.look()
         ends = [_end(job) for job in jobs]
     moved = sum(end["sum_received"]["bytes"] for end in ends)
     rate = sum(end["sum_received"]["bits_per_second"] for end in ends) / 1e6

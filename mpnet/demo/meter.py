@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from mpnet.demo.summary import RingTotals
 from mpnet.segment.layout import DropReason
 from mpnet.segment.segment import Segment
 
@@ -32,28 +32,6 @@ class Rates:
     tx_megabits: float
     burst: float
     drops: int
-
-
-class RingTotals(msgspec.Struct, kw_only=True):
-    """What one virtqueue did in a part of the demo.
-
-    Attributes:
-        queue: number of its queue pair.
-        direction: "rx" or "tx", as the guest sees them.
-        frames: delivered to the guest, or taken from it.
-        bytes: of them.
-        kicks: notifications from the guest.
-        calls: notifications to the guest.
-        drops: frames not delivered, by ``layout.DropReason`` in lower case; empty where there were none.
-    """
-
-    queue: int
-    direction: str
-    frames: int
-    bytes: int
-    kicks: int
-    calls: int
-    drops: dict[str, int]
 
 
 class Meter:

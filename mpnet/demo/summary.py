@@ -2,7 +2,27 @@
 
 import msgspec
 
-from mpnet.demo.meter import RingTotals
+
+class RingTotals(msgspec.Struct, kw_only=True):
+    """What one virtqueue did in a part of the demo.
+
+    Attributes:
+        queue: number of its queue pair.
+        direction: "rx" or "tx", as the guest sees them.
+        frames: delivered to the guest, or taken from it.
+        bytes: of them.
+        kicks: notifications from the guest.
+        calls: notifications to the guest.
+        drops: frames not delivered, by ``layout.DropReason`` in lower case; empty where there were none.
+    """
+
+    queue: int
+    direction: str
+    frames: int
+    bytes: int
+    kicks: int
+    calls: int
+    drops: dict[str, int]
 
 
 class Check(msgspec.Struct):
