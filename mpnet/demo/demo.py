@@ -1,4 +1,4 @@
-"""The demo's acts, in order, and the order in which they are taken down again."""
+"""What is around the demo: its folder, its namespace, and an orderly end whenever a signal comes."""
 
 import signal
 import tempfile
@@ -10,10 +10,8 @@ from types import FrameType
 
 from mpnet import namespace
 from mpnet.demo.prepare import Choice, Preparation
-from mpnet.demo.stage import Stage
-from mpnet.demo.summary import Part, Summary
+from mpnet.demo.summary import Summary
 from mpnet.demo.talk import Talk
-from mpnet.errors import MpnetError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,13 +52,10 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
         preparation.begin(talk)
         namespace.enter()
         talk.done("in a network namespace of its own: the machine's network is left alone")
-        with Stage(Path(folder)) as stage:
-            try:
-                parts = _acts(stage, talk, preparation, seconds)
-            except MpnetError:
-                talk.note(f"the last words of 'mpnet run':\n{stage.log_end()}")
-                raise
-            first = stage.show().start_to_first_packet_seconds
+        # Only now: a user namespace is entered by a process of one thread, and numpy starts some.
+        from mpnet.demo.acts import perform  # noqa: PLC0415
+
+        parts, first = perform(talk, preparation, Path(folder), seconds)
     return Summary(
         ok=all(check.ok for part in parts for check in part.checks),
         seconds=time.monotonic() - begin,
@@ -68,26 +63,6 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
         parts=parts,
         skipped=preparation.skipped,
     )
-
-
-def _acts(stage: Stage, talk: Talk, preparation: Preparation, seconds: float) -> list[Part]:
-    with talk.waiting("starting control and 2 workers; the very first start compiles, for some 20 s"):
-        begin = time.monotonic()
-        # Only here: a user namespace is entered before numpy starts threads. It compiles while workers do.
-        from mpnet.demo import embedded  # noqa: PLC0415
-
-        embedded.warm_up()
-        stage.wait()
-    talk.done(f"control and 2 workers serve the device, {time.monotonic() - begin:.1f} s after their start")
-    talk.title("Guest: mpnet's own driver")
-    parts = [embedded.show(stage, talk, seconds)]
-    preparation.finish(talk)
-    if not preparation.skipped:
-        from mpnet.demo import linux  # noqa: PLC0415 - who has no QEMU needs none of it
-
-        talk.title("Guest: Linux in QEMU")
-        parts.append(linux.show(stage, talk, seconds))
-    return parts
 
 
 @contextmanager
