@@ -13,6 +13,10 @@ from mpnet.rpc.unix_socket import bind_unix, release_unix
 _HANDOVER_SECONDS = 1.0
 """How long a new front-end waits for the last one's session to end: QEMU killed and started again at once."""
 _RECONNECT_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS = 0.01
+_LONGEST_PAUSE_SECONDS = 1.0
+"""QEMU comes back at once and without end when it cannot use what is offered: it is made to wait, twice as long
+each time, so that it floods neither the processor nor the log."""
 
 
 class Endpoint:
@@ -30,6 +34,7 @@ class Endpoint:
         self._session: Session | None = None
         self._served: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._pause = 0.0
 
     def open(self) -> None:
         """Listen, or begin to connect.
@@ -67,6 +72,7 @@ class Endpoint:
             try:
                 if self._served:
                     await asyncio.wait([self._served], timeout=_HANDOVER_SECONDS)
+                await self._slow_down()
             except asyncio.CancelledError:
                 sock.close()
                 raise
@@ -74,6 +80,14 @@ class Endpoint:
                 self._refuse(sock)
             else:
                 self._begin(sock)
+
+    async def _slow_down(self) -> None:
+        """Wait after a session that came to nothing."""
+        if self._session is None or not self._session.fruitless or not (self._served and self._served.done()):
+            self._pause = 0.0
+            return
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+        await asyncio.sleep(self._pause)
 
     def _refuse(self, sock: socket.socket) -> None:
         with sock:

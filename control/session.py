@@ -11,7 +11,7 @@ from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
 from mpnet.vhost_user.effects import Close, CloseFds, Effect, Send
 from mpnet.vhost_user.framing import Framer, FramingError
-from mpnet.vhost_user.messages import Message
+from mpnet.vhost_user.messages import Message, Request
 
 _MOST_FDS = 253
 """SCM_MAX_FD of Linux: none is cut off, so that the framer sees and refuses too many."""
@@ -35,6 +35,8 @@ class Session:
         self._sock = sock
         self._framer = Framer()
         self._hung_up = False
+        self.fruitless = True
+        """Whether the front-end left before it had negotiated features."""
 
     async def run(self) -> None:
         """Serve until the end, then leave the device as if nobody had been there."""
@@ -47,10 +49,22 @@ class Session:
             while True:
                 await self._answer(await self._receive())
         except SessionEndedError as end:
-            reason = "the device is being stopped" if self._hung_up else str(end)
+            reason = "the device is being stopped" if self._hung_up else self._why(str(end))
         finally:
+            self.fruitless = device.backend.features == 0
             await self._end()
             device.log.info("front-end disconnected", reason=reason)
+
+    def _why(self, reason: str) -> str:
+        """Say more of a front-end that left before it negotiated: QEMU leaves so when it wants more queues."""
+        backend = self._device.backend
+        asked = any(entry.request == Request.GET_QUEUE_NUM.name for entry in backend.log)
+        if backend.features or not asked:
+            return reason
+        pairs = backend.offer.queue_pairs
+        return (
+            f"{reason} before it negotiated; {pairs} queue pairs are the most it can have (QEMU: queues={pairs})"
+        )
 
     def hang_up(self) -> None:
         """Have ``run`` come to its end; unlike cancelling it, this leaves nothing half done."""

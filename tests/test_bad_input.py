@@ -182,6 +182,38 @@ def test_a_second_front_end_is_refused_and_the_first_one_served(device: Running)
     assert "front-end" in device.log
 
 
+def qemu(device: Running, memory: str, queues: int) -> subprocess.Popen[bytes]:
+    """A QEMU without a guest: its BIOS alone drives the card."""
+    words = f"-accel tcg -display none -m 128 {memory} -chardev socket,id=c,path={device.socket}"
+    words += f" -netdev vhost-user,id=n,chardev=c,queues={queues}"
+    words += " -device virtio-net-pci,netdev=n,mq=on,vectors=0"
+    return subprocess.Popen(["qemu-system-x86_64", *words.split()], stderr=subprocess.DEVNULL)
+
+
+SHARED = "-M q35,memory-backend=m -object memory-backend-memfd,id=m,size=128M,share=on"
+
+
+def test_qemu_with_too_many_queues_is_told_the_most_and_does_not_flood_the_log(device: Running) -> None:
+    front_end = qemu(device, SHARED, queues=3)
+    try:
+        wait_until(lambda: device.log.count("front-end disconnected") >= 4, "QEMU leaves, again and again")
+    finally:
+        front_end.kill()
+        front_end.wait(20)
+    assert "2 queue pairs are the most it can have (QEMU: queues=2)" in device.log
+    _serves(device)
+
+
+def test_qemu_without_shared_memory_is_told_so(device: Running) -> None:
+    front_end = qemu(device, "-M q35", queues=2)
+    try:
+        wait_until(lambda: "share=on" in device.log, "the log names the remedy")
+    finally:
+        front_end.kill()
+        front_end.wait(20)
+    _serves(device)
+
+
 def test_memory_that_shrinks_breaks_the_queue_that_needs_it_and_no_other(device: Running) -> None:
     # Both queue pairs are served by one process: SIGBUS must not end it.
     setup = Setup(queue_pairs=2, memory=(HALF, HALF), backing="shm")

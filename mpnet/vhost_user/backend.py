@@ -193,7 +193,7 @@ class Backend:
         return 2 * self.offer.queue_pairs if multiqueue else 2
 
     def require_reset(self) -> None:
-        """The driver broke a ring: GET_STATUS says DEVICE_NEEDS_RESET until it resets the device (VIRTIO 2.1.2)."""
+        """The driver broke a ring: GET_STATUS says DEVICE_NEEDS_RESET until a reset (VIRTIO 2.1.2)."""
         self._state.needs_reset = True
 
     def set_config(self, config: bytes) -> None:

@@ -105,5 +105,5 @@ def check_all(ring: Ring, regions: Sequence[MemoryRegion], *, packed: bool) -> N
     if part:
         raise RefusedError(
             f"ring {ring.index}: the {part.name} at {part.address:#x}, {part.size} bytes,"
-            f" lies in none of the {len(regions)} memory regions"
+            f" lies in none of the {len(regions)} memory regions; is guest memory shared (QEMU: share=on)?"
         )
