@@ -152,6 +152,7 @@ def test_a_ring_outside_memory_is_refused_with_its_address(backend):
     kick = Message(R.SET_VRING_KICK, U64(2).pack(), (5,), VERSION | NEED_REPLY_FLAG)
     assert backend.receive(kick) + backend.done() == [CloseFds((5,)), nack(R.SET_VRING_KICK)]
     assert backend.log[-1].outcome == (
-        "ring 2: the used ring at 0x7f0000100000, 2054 bytes, lies in none of the 1 memory regions"
+        "ring 2: the used ring at 0x7f0000100000, 2054 bytes, lies in none of the 1 memory regions;"
+        " is guest memory shared (QEMU: share=on)?"
     )
     assert not backend.rings[2].kick_known
