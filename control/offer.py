@@ -6,6 +6,7 @@ _ALWAYS = mask(
     Feature.VERSION_1,
     Feature.RING_INDIRECT_DESC,
     Feature.RING_EVENT_IDX,
+    Feature.RING_PACKED,
     Feature.MRG_RXBUF,
     Feature.MAC,
     Feature.MTU,

@@ -8,6 +8,7 @@ from mpnet.errors import MpnetError
 from mpnet.segment.segment import Segment
 from mpnet.tap.tap import Tap
 from mpnet.vhost_user.backend import Backend
+from mpnet.virtio.features import Feature, has
 
 
 class Rings:
@@ -54,6 +55,9 @@ class Rings:
         """Stop a ring and tell the machine where it was left."""
         number = self._numbers.pop(index)
         base = await self._supervisor.stop_ring(number)
+        if has(self._backend.features, Feature.RING_PACKED):
+            # A packed ring's base has where chains are taken and, above, where they are returned: the same here.
+            base |= base << 16
         self._backend.ring_stopped(index, base)
         self._attach_queues()
 

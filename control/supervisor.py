@@ -154,7 +154,7 @@ class Supervisor:
             ring.state = RingState.STOPPED
             if setting and setting.base is not None:
                 return setting.base
-            return int(ring.avail_index) & 0xFFFF
+            return int(ring.place) & 0xFFFF
 
     async def complete_command(self, ack: int) -> None:
         """Answer the command that the control queue waits with."""

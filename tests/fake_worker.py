@@ -93,11 +93,11 @@ def _obey(segment: Segment, message: Request) -> Done:
     if isinstance(message, SetRing):
         ring = segment.rings[message.index]
         if message.base is not None:
-            ring.avail_index = ring.used_index = message.base
+            ring.place = message.base
         ring.state, ring.entries = 2 if message.enabled else 1, message.size
     elif isinstance(message, StopRing):
         segment.rings[message.index].state = 0
-        return Done(int(segment.rings[message.index].avail_index))
+        return Done(int(segment.rings[message.index].place))
     return Done()
 
 

@@ -219,7 +219,7 @@ def test_a_ring_whose_worker_is_gone_stops_where_the_segment_says(scripted: tupl
     async def run() -> None:
         async with _supervised(scripted, 1, 1) as (supervisor, segment, _):
             await supervisor.set_ring(_ring(1, base=5))
-            segment.rings[1].avail_index = 0x1FFFE
+            segment.rings[1].place = 0x1FFFE
             assert await supervisor.stop_ring(1) == 0xFFFE
             assert segment.rings[1].state == 0
             assert supervisor.desired.rings == {}

@@ -182,7 +182,7 @@ def test_kicks_follow_the_used_flags(queue: Queue) -> None:
 
 @pytest.mark.parametrize(("event", "kicks"), [(0, [True, False, False]), (1, [False, True, False])])
 def test_kicks_follow_the_event_index(memory: GuestMemory, event: int, kicks: list[bool]) -> None:
-    queue = Queue(memory, 1, SIZE, event_idx=True)
+    queue = Queue(memory, 1, SIZE, features=mask(Feature.RING_EVENT_IDX))
     memory.write(queue.guest.used + 4 + 8 * SIZE, struct.pack("<H", event))
     seen = []
     for _ in range(3):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mpnet.guest.chain import Layout
 from mpnet.guest.queue import Queue
-from mpnet.guest.virtqueue import make_virtqueue
 from mpnet.rpc.worker import Failed, RingBroken
 from mpnet.segment.layout import Fault, RingState
 from tests.test_datapath import deliver, frame
@@ -111,10 +110,7 @@ def test_a_ring_in_memory_that_is_taken_away_breaks() -> None:
 def _reset(harness: Harness) -> None:
     """What a guest does that resets its device: empty rings, set up anew."""
     for queue in (harness.tx, harness.rx):
-        for start, size in ((queue.guest.avail, 4), (queue.guest.used, 4)):
-            harness.memory.write(start, bytes(size))
-        assert queue.ring.kick_fd is not None
-        queue.virtqueue = make_virtqueue(queue.host, queue.ring.size, queue.ring.kick_fd, event_idx=True)
+        queue.reset()
     harness.start()
 
 

@@ -17,6 +17,7 @@ from mpnet.rpc.channel import Channel
 from mpnet.rpc.worker import AttachPair, Done, Failed, Region, Report, Request, SetMemory, SetRing, Shutdown
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, has, mask
+from mpnet.virtio.packed_ring import FIRST_CURSOR
 from mpnet.workers import warm
 from mpnet.workers.worker import Worker
 
@@ -48,9 +49,8 @@ class Harness:
     ) -> None:
         self.features = features
         self.memory = GuestMemory(sizes, backing)
-        event_idx = has(features, Feature.RING_EVENT_IDX)
-        self.rx = Queue(self.memory, 0, entries, event_idx=event_idx)
-        self.tx = Queue(self.memory, 1, entries, event_idx=event_idx)
+        self.rx = Queue(self.memory, 0, entries, features=features)
+        self.tx = Queue(self.memory, 1, entries, features=features)
         header = HEADER_BYTES if features & mask(Feature.VERSION_1, Feature.MRG_RXBUF) else 10
         self.sender = Sender(self.tx, header)
         self.receiver = Receiver(self.rx, header, mergeable=has(features, Feature.MRG_RXBUF))
@@ -132,6 +132,8 @@ class Harness:
     def set_ring(self, queue: Queue, base: int | None = 0, *, enabled: bool = True) -> Any:
         """Start one ring, or change it; the answer."""
         ring = queue.ring
+        if queue.packed and base == 0:
+            base = FIRST_CURSOR
         fds = [fd for fd in (ring.kick_fd, ring.call_fd, ring.err_fd) if fd is not None]
         spec = SetRing(
             index=ring.index,

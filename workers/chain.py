@@ -140,8 +140,33 @@ def indirect_table(ctx: Context, address: int, size: int, slot: int) -> int:
 
 
 @compiled
+def begin_walk(ctx: Context) -> None:
+    """Begin a chain: none of its bytes are counted, and it has no fault."""
+    worker = ctx.worker[0]
+    worker.total = 0
+    worker.readable = 0
+    worker.fault = 0
+
+
+@compiled
+def append_buffer(ctx: Context, address: int, length: int, flags: int, slot: int, direction: int) -> int:
+    """Check and translate one buffer of the chain under way; the next slot, or -1 and ``worker.fault``."""
+    worker = ctx.worker[0]
+    worker.total += length
+    worker.fault = _buffer_fault(flags, length, worker.total, worker.readable, direction)
+    if worker.fault:
+        return -1
+    if not flags & DESC_F_WRITE:
+        worker.readable = worker.total
+    slot = translate(ctx, address, length, slot)
+    if slot < 0:
+        worker.fault = _ADDRESS_RANGE
+    return slot
+
+
+@compiled
 def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) -> int:
-    """Translate the chain that begins at ``head`` into iovecs from ``slot`` on.
+    """Translate the chain that begins at ``head`` of a split ring into iovecs from ``slot`` on.
 
     ``worker.readable`` is left holding the bytes of its device-readable part, ``worker.descriptors`` the number
     of entries it takes in the ring's own table.
@@ -158,50 +183,41 @@ def walk(ctx: Context, ring_index: int, head: int, slot: int, direction: int) ->
     """
     ring = ctx.rings[ring_index]
     worker = ctx.worker[0]
+    begin_walk(ctx)
     table = ring.descriptors
     entries = ring.entries
     index = head
-    total = 0
-    readable = 0
     steps = 0
     direct = 0
     indirect = False
-    fault = _HEAD_RANGE if head >= entries else 0
-    while fault == 0:
+    following = True
+    if head >= entries:
+        worker.fault = _HEAD_RANGE
+    while following and worker.fault == 0:
         # index < entries, and table holds that many descriptors.
         descriptor = table + DESCRIPTOR_BYTES * index
         address = descriptor_address(descriptor)
         length = descriptor_length(descriptor)
         flags = descriptor_flags(descriptor)
-        following = descriptor_next(descriptor)
+        index = descriptor_next(descriptor)
         steps += 1
         direct += not indirect
         if flags & DESC_F_INDIRECT:
-            fault = _indirect_fault(ring.indirect, indirect, flags, length)
-            if fault == 0:
+            worker.fault = indirect_fault(ring.indirect, indirect, flags, length)
+            if worker.fault == 0:
                 table = indirect_table(ctx, address, length, slot)
-                entries = length // DESCRIPTOR_BYTES
-                fault = _ADDRESS_RANGE if table == 0 else 0
-                indirect = True
-                index = 0
-                steps = 0
+                worker.fault = _ADDRESS_RANGE if table == 0 else 0
+            entries = length // DESCRIPTOR_BYTES
+            indirect = True
+            index = 0
+            steps = 0
             continue
-        total += length
-        fault = _buffer_fault(flags, length, total, readable, direction)
-        if fault == 0:
-            slot = translate(ctx, address, length, slot)
-            fault = _ADDRESS_RANGE if slot < 0 else 0
-        if not flags & DESC_F_WRITE:
-            readable = total
-        if not flags & DESC_F_NEXT:
-            break
-        index = following
-        if fault == 0:
-            fault = _next_fault(following, steps, entries)
-    worker.readable = readable
+        slot = append_buffer(ctx, address, length, flags, slot, direction)
+        following = flags & DESC_F_NEXT != 0
+        if following and worker.fault == 0:
+            worker.fault = _next_fault(index, steps, entries)
     worker.descriptors = direct
-    worker.fault = fault
-    return slot if fault == 0 else -1
+    return slot if worker.fault == 0 else -1
 
 
 @compiled
@@ -229,7 +245,7 @@ def _next_fault(following: int, steps: int, entries: int) -> int:
 
 
 @compiled
-def _indirect_fault(negotiated: int, nested: bool, flags: int, length: int) -> int:
+def indirect_fault(negotiated: int, nested: bool, flags: int, length: int) -> int:
     """What is wrong with a descriptor that refers to an indirect table (2.7.5.3.1), or 0."""
     if not negotiated:
         return _INDIRECT_NOT_NEGOTIATED

@@ -9,9 +9,8 @@ import ctypes
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u8
 from mpnet.segment.layout import Fault
-from mpnet.virtio.split_ring import avail_entry, set_used_entry
-from mpnet.workers.chain import EITHER, chain_bytes, gather, scatter, walk
-from mpnet.workers.ring import available, break_ring, publish, want_kicks
+from mpnet.workers.chain import EITHER, chain_bytes, gather, scatter
+from mpnet.workers.ring import break_ring, close_burst, give_back, open_burst, take, want_kicks
 from mpnet.workers.state import Context, Scratch
 
 MAX_COMMAND_BYTES = 64 * 1024
@@ -29,12 +28,13 @@ def take_command(ctx: Context, index: int, target: int) -> int:
     """
     ring = ctx.rings[index]
     worker = ctx.worker[0]
-    pending = available(ctx, index)
-    if pending == 0 and want_kicks(ctx, index, 0):
-        pending = available(ctx, index)
-    if pending <= 0:
-        return pending - 1
-    end = walk(ctx, index, avail_entry(ring.avail, ring.avail_index, ring.entries), 0, EITHER)
+    if not open_burst(ctx, index) and ring.started and want_kicks(ctx, index):
+        open_burst(ctx, index)
+    if not ring.started:
+        return -2
+    end = take(ctx, index, 0, EITHER)
+    if end == 0:
+        return -1
     if end < 0:
         break_ring(ctx, index, worker.fault)
         return -2
@@ -49,20 +49,17 @@ def take_command(ctx: Context, index: int, target: int) -> int:
 @compiled
 def complete_command(ctx: Context, index: int, ack: int) -> None:
     """Return the chain of the command that was taken, with its ack byte; its used length is 1."""
-    ring = ctx.rings[index]
-    head = avail_entry(ring.avail, ring.avail_index, ring.entries)
-    end = walk(ctx, index, head, 0, EITHER)
-    if end < 0:
-        break_ring(ctx, index, ctx.worker[0].fault)
+    worker = ctx.worker[0]
+    open_burst(ctx, index)
+    end = take(ctx, index, 0, EITHER)
+    size = worker.readable
+    if end <= 0 or chain_bytes(ctx, 0, end) < size + ACK_BYTES:
+        break_ring(ctx, index, worker.fault if end < 0 else _DIRECTION)
         return
-    size = ctx.worker[0].readable
-    if chain_bytes(ctx, 0, end) < size + ACK_BYTES:
-        break_ring(ctx, index, _DIRECTION)
-        return
-    store_u8(ctx.worker[0].header, ack)
-    scatter(ctx, 0, size, ctx.worker[0].header, ACK_BYTES)
-    set_used_entry(ring.used, ring.used_index, ring.entries, head, ACK_BYTES)
-    publish(ctx, index, 1, 1)
+    store_u8(worker.header, ack)
+    scatter(ctx, 0, size, worker.header, ACK_BYTES)
+    give_back(ctx, index, worker.buffer_id, worker.span, ACK_BYTES)
+    close_burst(ctx, index)
     ctx.shared[index].packets += 1
 
 

@@ -13,7 +13,6 @@ from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
-from mpnet.virtio.split_ring import avail_entry, set_used_entry
 from mpnet.workers.chain import (
     WRITABLE,
     chain_bytes,
@@ -22,9 +21,18 @@ from mpnet.workers.chain import (
     iovec_length,
     scatter,
     set_iovec,
-    walk,
 )
-from mpnet.workers.ring import available, break_ring, memory_was_lost, publish, refuse_kicks, want_kicks
+from mpnet.workers.ring import (
+    available_entries,
+    break_ring,
+    close_burst,
+    give_back,
+    memory_was_lost,
+    open_burst,
+    refuse_kicks,
+    take,
+    want_kicks,
+)
 from mpnet.workers.state import BURST, BURST_SEGMENTS, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
@@ -52,12 +60,11 @@ def receive(ctx: Context, index: int) -> int:
     ring = ctx.rings[index]
     shared = ctx.shared[index]
     window = ctx.window[0]
-    pending = available(ctx, index)
-    if pending < 0:
-        return 0
-    _open_window(ctx, pending)
-    if pending:
+    if open_burst(ctx, index):
         refuse_kicks(ctx, index)
+    elif not ring.started:
+        return 0
+    _open_window(ctx)
     frames = 0
     packets = 0
     octets = 0
@@ -72,23 +79,33 @@ def receive(ctx: Context, index: int) -> int:
         frames += 1
     shared.packets += packets
     shared.bytes += octets
-    shared.available_entries = pending - window.filled
+    shared.available_entries = available_entries(ctx, index)
+    seen = ring.cursor
     if packets:
         count_burst(ctx, packets)
-        publish(ctx, index, window.filled, window.filled)
-    if memory_was_lost(ctx, index):
-        return packets
-    if outcome == _FAULT:
-        break_ring(ctx, index, window.fault)
-    elif outcome == _DRAINED or (outcome == _BLOCKED and not want_kicks(ctx, index, pending - window.filled)):
-        ring.ready = 0
+        close_burst(ctx, index)
+    if not memory_was_lost(ctx, index):
+        # The chains that were taken and not filled are no news: the next one behind them is.
+        ring.cursor = seen
+        _settle(ctx, index, outcome)
     return packets
 
 
 @compiled
-def _open_window(ctx: Context, pending: int) -> None:
+def _settle(ctx: Context, index: int, outcome: int) -> None:
+    """Decide by the outcome that ended a burst whether the ring may have more work."""
+    ring = ctx.rings[index]
+    if outcome == _FAULT:
+        break_ring(ctx, index, ctx.window[0].fault)
+    elif outcome == _BLOCKED:
+        ring.ready = int(want_kicks(ctx, index))
+    elif outcome == _DRAINED:
+        ring.ready = 0
+
+
+@compiled
+def _open_window(ctx: Context) -> None:
     window = ctx.window[0]
-    window.pending = pending
     window.translated = 0
     window.filled = 0
     window.begin = 0
@@ -105,21 +122,22 @@ def _extend_window(ctx: Context, index: int, size: int) -> None:
     Without MRG_RXBUF a frame has one chain, and the window no more than that.
     """
     ring = ctx.rings[index]
+    worker = ctx.worker[0]
     window = ctx.window[0]
-    while window.bytes < size and window.translated < window.pending:
+    while window.bytes < size:
         if not ring.mergeable and window.translated > window.filled:
             return
-        head = avail_entry(ring.avail, ring.avail_index + window.translated, ring.entries)
-        end = walk(ctx, index, head, window.end, WRITABLE)
-        if end < 0:
-            window.fault = ctx.worker[0].fault
+        end = take(ctx, index, window.end, WRITABLE)
+        if end <= 0:
+            window.fault = worker.fault if end < 0 else 0
             return
         chain = ctx.chains[window.translated]
-        chain.head = head
+        chain.buffer_id = worker.buffer_id
+        chain.span = worker.span
         chain.end = end
         chain.bytes = chain_bytes(ctx, window.end, end)
         window.bytes += chain.bytes
-        window.descriptors += ctx.worker[0].descriptors
+        window.descriptors += worker.descriptors
         window.end = end
         window.translated += 1
 
@@ -220,13 +238,12 @@ def _driver_gave_all(ctx: Context, index: int) -> bool:
 @compiled
 def _fill_chains(ctx: Context, index: int, length: int) -> int:
     """Enter the chains that hold ``length`` bytes in the used ring; returns how many they are."""
-    ring = ctx.rings[index]
     window = ctx.window[0]
     first = window.filled
     while length > 0:
         chain = ctx.chains[window.filled]
         written = min(length, chain.bytes)
-        set_used_entry(ring.used, ring.used_index + window.filled, ring.entries, chain.head, written)
+        give_back(ctx, index, chain.buffer_id, chain.span, written)
         length -= written
         window.bytes -= chain.bytes
         window.begin = chain.end

@@ -1,19 +1,35 @@
-"""The device's half of a split virtqueue: what is available, publishing, kicks and calls (VIRTIO 1.3, 2.7)."""
+"""The device's half of a virtqueue, split or packed: taking, returning, kicks and calls (VIRTIO 1.3, 2.7, 2.8).
+
+A burst is ``open_burst``, any number of ``take`` and ``give_back`` in the same order, and ``close_burst``, which
+shows the driver what was given back. What was taken and not given back by then is available again.
+"""
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import fence
 from mpnet.jit.syscalls import write
 from mpnet.segment.layout import Fault, RingState
+from mpnet.virtio import packed_ring
 from mpnet.virtio.split_ring import (
     AVAIL_F_NO_INTERRUPT,
     USED_F_NO_NOTIFY,
+    avail_entry,
     avail_flags,
     avail_index,
     need_event,
     publish_used,
     set_avail_event,
+    set_used_entry,
     set_used_flags,
     used_event,
+)
+from mpnet.workers.chain import walk
+from mpnet.workers.packed import (
+    is_chain_available,
+    log_is_full,
+    make_place,
+    note_used,
+    walk_packed,
+    write_log,
 )
 from mpnet.workers.state import Context
 
@@ -23,18 +39,164 @@ _BROKEN = int(RingState.BROKEN)
 
 
 @compiled
-def available(ctx: Context, index: int) -> int:
-    """Chains the driver has made available and nobody has taken (2.7.13), at most the ring's size.
+def open_burst(ctx: Context, index: int) -> bool:
+    """Begin a burst; whether there is a chain to take.
 
-    Returns -1, with the ring broken, when the driver's index runs further ahead than the ring is long:
-    clamping it would hand out chains twice.
+    A split ring is broken, and False, when the driver's index runs further ahead than the ring is long: clamping
+    it would hand out chains twice.
     """
     ring = ctx.rings[index]
-    pending = (avail_index(ring.avail) - ring.avail_index) & 0xFFFF
+    ring.cursor = ring.returned = ring.place
+    ring.logged = 0
+    if ring.packed:
+        return is_chain_available(ctx, index, ring.place)
+    ring.limit = avail_index(ring.avail)
+    pending = (ring.limit - ring.place) & 0xFFFF
     if pending > ring.entries:
         break_ring(ctx, index, _AVAIL_INDEX)
-        return -1
-    return int(pending)
+        return False
+    return bool(pending > 0)
+
+
+@compiled
+def take(ctx: Context, index: int, slot: int, direction: int) -> int:
+    """Take the next chain and translate it into iovecs from ``slot`` on (2.7.13, 2.8.21).
+
+    Returns the slot after the last one filled, which is above ``slot``; 0 when there is no chain; -1, with the
+    reason in ``worker.fault``, when it is none. ``worker.buffer_id`` and ``worker.span`` are for ``give_back``.
+    """
+    ring = ctx.rings[index]
+    worker = ctx.worker[0]
+    if ring.packed:
+        if log_is_full(ctx, index) or not is_chain_available(ctx, index, ring.cursor):
+            return 0
+        end = walk_packed(ctx, index, ring.cursor, slot, direction)
+        ring.cursor = packed_ring.advance(ring.cursor, worker.span, ring.entries)
+        return end
+    if ring.cursor == ring.limit:
+        return 0
+    worker.buffer_id = avail_entry(ring.avail, ring.cursor, ring.entries)
+    worker.span = 1
+    ring.cursor = (ring.cursor + 1) & 0xFFFF
+    return walk(ctx, index, worker.buffer_id, slot, direction)
+
+
+@compiled
+def give_back(ctx: Context, index: int, buffer_id: int, span: int, length: int) -> None:
+    """Return a chain with ``length`` bytes written; the driver sees it when the burst is closed."""
+    ring = ctx.rings[index]
+    if ring.packed:
+        note_used(ctx, index, span, buffer_id, length)
+        ring.returned = packed_ring.advance(ring.returned, span, ring.entries)
+        ring.moved += span
+    else:
+        set_used_entry(ring.used, ring.returned, ring.entries, buffer_id, length)
+        ring.returned = (ring.returned + 1) & 0xFFFF
+
+
+@compiled
+def close_burst(ctx: Context, index: int) -> None:
+    """Show the driver what was given back and call it once if it wants that (2.7.8.2, 2.8.8).
+
+    The place in the ring is stored in shared memory first: see ``segment.layout`` for what a crash in between
+    leaves behind.
+    """
+    ring = ctx.rings[index]
+    shared = ctx.shared[index]
+    began = ring.place
+    if ring.returned == began and ring.logged == 0:
+        return
+    ring.place = ring.cursor = ring.returned
+    if ring.packed:
+        shared.place = make_place(ring.place, began, ring.logged)
+        write_log(ctx, index, began, ring.logged)
+    else:
+        shared.place = ring.place
+        publish_used(ring.used, ring.place)
+    call(ctx, index)
+
+
+@compiled
+def available_entries(ctx: Context, index: int) -> int:
+    """Entries of chains that are not given back: those available when the burst began; packed, those taken."""
+    ring = ctx.rings[index]
+    end = ring.cursor if ring.packed else ring.limit
+    return int((end - ring.returned) & 0xFFFF)
+
+
+@compiled
+def refuse_kicks(ctx: Context, index: int) -> None:
+    """Tell the driver that kicks are not needed while the ring is being served (2.7.10, 2.8.14).
+
+    With EVENT_IDX a split ring's avail_event that stays behind says so by itself.
+    """
+    ring = ctx.rings[index]
+    if not ring.kicks_wanted:
+        return
+    ring.kicks_wanted = 0
+    if ring.packed:
+        packed_ring.set_event(ring.used, 0, packed_ring.EVENT_DISABLE)
+    elif not ring.event_idx:
+        set_used_flags(ring.used, USED_F_NO_NOTIFY)
+
+
+@compiled
+def want_kicks(ctx: Context, index: int) -> bool:
+    """Ask for a kick at the chain behind those taken; True when it came before the driver could see that.
+
+    Between the ask and the look stands a full fence: without it the look may be done first, the driver may add
+    its chain after the look and before it sees the ask, and both sides wait for ever.
+    """
+    ring = ctx.rings[index]
+    ring.kicks_wanted = 1
+    if ring.packed:
+        flags = packed_ring.EVENT_DESC if ring.event_idx else packed_ring.EVENT_ENABLE
+        packed_ring.set_event(ring.used, ring.cursor, flags)
+        fence()
+        return is_chain_available(ctx, index, ring.cursor)
+    if ring.event_idx:
+        set_avail_event(ring.used, ring.entries, ring.cursor)
+    else:
+        set_used_flags(ring.used, 0)
+    fence()
+    return bool(avail_index(ring.avail) != ring.cursor)
+
+
+@compiled
+def call(ctx: Context, index: int) -> None:
+    """Call the driver unless it said that it need not know (2.7.7.2, 2.8.14).
+
+    The fence keeps the look at the driver's wish behind what was published, as in ``want_kicks``.
+    """
+    ring = ctx.rings[index]
+    shared = ctx.shared[index]
+    fence()
+    wanted = ring.signalled < 0 or (_packed_call_wanted(ctx, index) if ring.packed else _call_wanted(ctx, index))
+    ring.signalled = ring.place
+    ring.moved = 0
+    if wanted and ring.call_fd >= 0:
+        write(ring.call_fd, ctx.worker[0].one, 8)
+        shared.calls += 1
+    else:
+        shared.calls_suppressed += 1
+
+
+@compiled
+def _call_wanted(ctx: Context, index: int) -> bool:
+    ring = ctx.rings[index]
+    if ring.event_idx:
+        return need_event(used_event(ring.avail, ring.entries), ring.place, ring.signalled)
+    return bool(avail_flags(ring.avail) & AVAIL_F_NO_INTERRUPT == 0)
+
+
+@compiled
+def _packed_call_wanted(ctx: Context, index: int) -> bool:
+    ring = ctx.rings[index]
+    flags = packed_ring.event_flags(ring.avail)
+    if flags == packed_ring.EVENT_DESC and ring.event_idx:
+        event = packed_ring.event_cursor(ring.avail)
+        return packed_ring.passes_event(event, ring.place, ring.moved, ring.entries)
+    return bool(flags != packed_ring.EVENT_DISABLE)
 
 
 @compiled
@@ -61,72 +223,3 @@ def memory_was_lost(ctx: Context, index: int) -> bool:
     worker.memory_lost_seen = worker.memory_lost
     break_ring(ctx, index, _MEMORY_LOST)
     return True
-
-
-@compiled
-def refuse_kicks(ctx: Context, index: int) -> None:
-    """Tell the driver that kicks are not needed while the ring is being served (2.7.10).
-
-    With EVENT_IDX the avail_event that stays behind says so by itself.
-    """
-    ring = ctx.rings[index]
-    if ring.kicks_wanted and not ring.event_idx:
-        set_used_flags(ring.used, USED_F_NO_NOTIFY)
-    ring.kicks_wanted = 0
-
-
-@compiled
-def want_kicks(ctx: Context, index: int, seen: int) -> bool:
-    """Ask for a kick at the next chain but ``seen``; True when one came in before the driver could see that.
-
-    Between the ask and the look stands a full fence: without it the look may be done first, the driver may add
-    its chain after the look and before it sees the ask, and both sides wait for ever.
-    """
-    ring = ctx.rings[index]
-    if ring.event_idx:
-        set_avail_event(ring.used, ring.entries, ring.avail_index + seen)
-    else:
-        set_used_flags(ring.used, 0)
-    ring.kicks_wanted = 1
-    fence()
-    return available(ctx, index) > seen
-
-
-@compiled
-def publish(ctx: Context, index: int, taken: int, returned: int) -> None:
-    """Show a burst's used entries to the driver and call it once if it wants that (2.7.8.2, 2.7.7).
-
-    The place in the ring is stored in shared memory first: see ``segment.layout`` for what a crash in between
-    leaves behind.
-    """
-    ring = ctx.rings[index]
-    shared = ctx.shared[index]
-    ring.avail_index = (ring.avail_index + taken) & 0xFFFF
-    ring.used_index = (ring.used_index + returned) & 0xFFFF
-    shared.avail_index = ring.avail_index
-    shared.used_index = ring.used_index
-    publish_used(ring.used, ring.used_index)
-    call(ctx, index)
-
-
-@compiled
-def call(ctx: Context, index: int) -> None:
-    """Call the driver unless it said that it need not know (2.7.7.2).
-
-    The fence keeps the look at the driver's wish behind the store of the used index, as in ``want_kicks``.
-    """
-    ring = ctx.rings[index]
-    shared = ctx.shared[index]
-    fence()
-    if ring.signalled < 0:
-        wanted = True
-    elif ring.event_idx:
-        wanted = need_event(used_event(ring.avail, ring.entries), ring.used_index, ring.signalled)
-    else:
-        wanted = avail_flags(ring.avail) & AVAIL_F_NO_INTERRUPT == 0
-    ring.signalled = ring.used_index
-    if wanted and ring.call_fd >= 0:
-        write(ring.call_fd, ctx.worker[0].one, 8)
-        shared.calls += 1
-    else:
-        shared.calls_suppressed += 1

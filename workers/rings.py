@@ -8,18 +8,13 @@ from mpnet.errors import GuestMemoryError, MpnetError
 from mpnet.rpc.worker import SetRing
 from mpnet.segment.layout import DropReason, Fault, RingState
 from mpnet.segment.segment import Segment
-from mpnet.virtio import net_header, split_ring
+from mpnet.virtio import net_header, packed_ring, split_ring
 from mpnet.virtio.features import Feature, has
 from mpnet.workers.memory import GuestMemory
+from mpnet.workers.packed import replay
 from mpnet.workers.ring import break_ring, call
 from mpnet.workers.state import Context
 from mpnet.workers.watch import Watch
-
-_PARTS = (
-    ("descriptor table", split_ring.DESCRIPTOR_BYTES),
-    ("available ring", 2),
-    ("used ring", 4),
-)
 
 
 class Rings:
@@ -95,11 +90,11 @@ class Rings:
         call(self._ctx, index)
 
     def stop_ring(self, index: int) -> int:
-        """Stop a ring; returns the index of the next avail entry."""
+        """Stop a ring; returns its place: the next avail index, or position and wrap counter of a packed ring."""
         self._forget(index)
         self._ctx.shared[index].state = RingState.STOPPED
         self._ctx.shared[index].available_entries = 0
-        return int(self._ctx.shared[index].avail_index)
+        return int(self._ctx.shared[index].place) & 0xFFFF
 
     def memory_changed(self) -> None:
         """Find every ring again after the memory table changed; one that is gone is broken."""
@@ -139,18 +134,14 @@ class Rings:
         ring.kick_fd = ring.call_fd = ring.err_fd = -1
 
     def _locate(self, spec: SetRing) -> None:
-        """Find the ring's three parts in this process (VIRTIO 2.7: their sizes and alignments)."""
+        """Find the ring's three parts in this process (VIRTIO 2.7, 2.8: their sizes and alignments)."""
         addresses = (spec.descriptor_address, spec.avail_address, spec.used_address)
-        sizes = (
-            split_ring.descriptor_table_bytes(spec.size),
-            split_ring.avail_bytes(spec.size),
-            split_ring.used_bytes(spec.size),
-        )
-        found = [self._memory.from_user(*part) for part in zip(addresses, sizes, strict=True)]
-        for address, (name, alignment) in zip(found, _PARTS, strict=True):
-            if address % alignment:
+        found = []
+        for address, (name, size, alignment) in zip(addresses, _parts(spec), strict=True):
+            found.append(self._memory.from_user(address, size))
+            if found[-1] % alignment:
                 raise GuestMemoryError(
-                    f"the {name} of ring {spec.index} is at {address:#x}, expected a multiple of {alignment}"
+                    f"the {name} of ring {spec.index} is at {found[-1]:#x}, expected a multiple of {alignment}"
                 )
         ring = self._ctx.rings[spec.index]
         ring.descriptors, ring.avail, ring.used = found
@@ -159,6 +150,8 @@ class Rings:
         ring = self._ctx.rings[spec.index]
         features = spec.features
         ring.entries = spec.size
+        ring.packed = int(has(features, Feature.RING_PACKED))
+        ring.log = self._segment.log_address(spec.index)
         ring.enabled = int(spec.enabled)
         ring.event_idx = int(has(features, Feature.RING_EVENT_IDX))
         ring.indirect = int(has(features, Feature.RING_INDIRECT_DESC))
@@ -168,21 +161,24 @@ class Rings:
         ring.expected = 1
 
     def _place(self, spec: SetRing) -> None:
-        """Where to go on: from shared memory, or, when control starts the ring, from the ring itself.
+        """Where to go on: from shared memory, or, when control starts the ring, where the ring itself says.
 
-        Chains are used in the order in which they were made available, so the used index tells both, also
-        after a back-end that died without answering GET_VRING_BASE.
+        Chains are returned in the order in which they were made available, so a split ring's used index tells,
+        also after a back-end that died without answering GET_VRING_BASE. A packed ring has none: there the base
+        tells.
         """
         ring = self._ctx.rings[spec.index]
         shared = self._ctx.shared[spec.index]
         if spec.base is not None:
-            shared.avail_index = shared.used_index = split_ring.used_index(ring.used)
+            shared.place = spec.base if ring.packed else split_ring.used_index(ring.used)
             if shared.spilled:
                 shared.drops[DropReason.DISABLED] += 1
                 shared.spilled = 0
-        ring.avail_index = shared.avail_index
-        ring.used_index = shared.used_index
-        split_ring.publish_used(ring.used, ring.used_index)
+        ring.place = int(shared.place) & 0xFFFF
+        if ring.packed:
+            replay(self._ctx, spec.index)
+        else:
+            split_ring.publish_used(ring.used, ring.place)
 
     def _watch_ring(self, index: int) -> None:
         ring = self._ctx.rings[index]
@@ -194,6 +190,24 @@ class Rings:
             self._watch.kick(ring.kick_fd, index)
         if index % 2 == 0 and ring.enabled:
             self._watch.tap(ring.tap_fd, index)
+
+
+def _parts(spec: SetRing) -> tuple[tuple[str, int, int], ...]:
+    """Name, bytes and alignment of a ring's three parts."""
+    size = spec.size
+    table = split_ring.descriptor_table_bytes(size)
+    if has(spec.features, Feature.RING_PACKED):
+        event = packed_ring.EVENT_BYTES
+        return (
+            ("descriptor ring", table, 16),
+            ("driver event suppression", event, 4),
+            ("device event suppression", event, 4),
+        )
+    return (
+        ("descriptor table", table, 16),
+        ("available ring", split_ring.avail_bytes(size), 2),
+        ("used ring", split_ring.used_bytes(size), 4),
+    )
 
 
 def _take_kicks(fd: int) -> None:

@@ -33,8 +33,11 @@ WORKER = np.dtype(
         ("memory_lost_seen", "i8"),
         ("regions", "i8"),
         ("last_region", "i8"),
+        ("total", "i8"),  # bytes of the chain under way
         ("readable", "i8"),  # bytes of the last walked chain's device-readable part
         ("descriptors", "i8"),  # entries of the ring's own table that the last walked chain takes
+        ("buffer_id", "i8"),  # of the last chain taken: its head in a split ring, its id in a packed one
+        ("span", "i8"),  # entries by which it moves the ring's cursor on
         ("fault", "i8"),  # layout.Fault of the last walk
         ("pairs", "i8"),
         ("broken", "i8"),  # a ring broke since control was last told
@@ -56,8 +59,16 @@ RING = np.dtype(
         ("descriptors", "i8"),
         ("avail", "i8"),
         ("used", "i8"),
-        ("avail_index", "i8"),  # free-running modulo 2^16: the next avail entry to take
-        ("used_index", "i8"),  # likewise: the next used entry to fill
+        ("packed", "i8"),
+        # Places in the ring: a free-running index modulo 2^16 in a split ring, position and wrap counter in a
+        # packed one. Chains are returned in the order in which they were taken.
+        ("place", "i8"),  # all before it is returned and published
+        ("returned", "i8"),  # all before it is returned, by this burst
+        ("cursor", "i8"),  # all before it is taken, by this burst
+        ("limit", "i8"),  # split: the driver's avail index when the burst began
+        ("log", "i8"),  # packed: address of what this burst returned
+        ("logged", "i8"),  # packed: chains noted there
+        ("moved", "i8"),  # packed: entries returned since the last decision to call
         ("kicks_wanted", "i8"),  # the driver has been asked to kick
         ("signalled", "i8"),  # used index at the last decision to call, -1 when a call is due whatever it was
         ("event_idx", "i8"),
@@ -76,8 +87,7 @@ RING = np.dtype(
 REGION = np.dtype([("guest_address", "i8"), ("length", "i8"), ("host_address", "i8")])
 WINDOW = np.dtype(
     [
-        ("pending", "i8"),  # chains that were available when the burst began
-        ("translated", "i8"),  # of these, how many have been walked
+        ("translated", "i8"),  # chains walked in this burst
         ("filled", "i8"),  # of these, how many hold a frame
         ("begin", "i8"),  # first slot of the chains that are walked and not filled
         ("end", "i8"),
@@ -86,7 +96,7 @@ WINDOW = np.dtype(
         ("fault", "i8"),
     ]
 )
-CHAIN = np.dtype([("head", "i8"), ("end", "i8"), ("bytes", "i8")])
+CHAIN = np.dtype([("buffer_id", "i8"), ("span", "i8"), ("end", "i8"), ("bytes", "i8")])
 
 
 class Context(NamedTuple):

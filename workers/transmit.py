@@ -7,7 +7,6 @@ from mpnet.jit.memory import load_u8, store_u16
 from mpnet.jit.syscalls import writev
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE, NUM_BUFFERS
-from mpnet.virtio.split_ring import avail_entry, set_used_entry
 from mpnet.workers.chain import (
     READABLE,
     chain_bytes,
@@ -15,9 +14,17 @@ from mpnet.workers.chain import (
     iovec_base,
     iovec_length,
     set_iovec,
-    walk,
 )
-from mpnet.workers.ring import available, break_ring, memory_was_lost, publish, refuse_kicks, want_kicks
+from mpnet.workers.ring import (
+    break_ring,
+    close_burst,
+    give_back,
+    memory_was_lost,
+    open_burst,
+    refuse_kicks,
+    take,
+    want_kicks,
+)
 from mpnet.workers.state import BURST, BURST_SEGMENTS, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
@@ -44,9 +51,9 @@ def transmit(ctx: Context, index: int) -> int:
     """
     ring = ctx.rings[index]
     shared = ctx.shared[index]
-    pending = available(ctx, index)
-    if pending <= 0:
-        if pending == 0 and not want_kicks(ctx, index, 0):
+    worker = ctx.worker[0]
+    if not open_burst(ctx, index):
+        if ring.started and not want_kicks(ctx, index):
             ring.ready = 0
         return 0
     refuse_kicks(ctx, index)
@@ -55,30 +62,29 @@ def transmit(ctx: Context, index: int) -> int:
     octets = 0
     gso = 0
     segments = 0
-    fault = 0
-    while taken < min(pending, BURST) and segments < BURST_SEGMENTS:
-        head = avail_entry(ring.avail, ring.avail_index + taken, ring.entries)
+    end = 1
+    while taken < BURST and segments < BURST_SEGMENTS:
         # Slot 0 stays free for the private copy of the header.
-        end = walk(ctx, index, head, 1, READABLE)
-        if end < 0:
-            fault = ctx.worker[0].fault
+        end = take(ctx, index, 1, READABLE)
+        if end <= 0:
             break
         segments += end
         sent = send_frame(ctx, index, end) if ring.enabled else -_DISABLED - 1
         if sent >= 0:
             packets += 1
             octets += sent
-            gso += load_u8(ctx.worker[0].header + GSO_TYPE) != 0
+            gso += load_u8(worker.header + GSO_TYPE) != 0
         else:
             count_drop(ctx, index, -sent - 1)
-        set_used_entry(ring.used, ring.used_index + taken, ring.entries, head, 0)
+        give_back(ctx, index, worker.buffer_id, worker.span, 0)
         taken += 1
+    fault = worker.fault if end < 0 else 0
     shared.packets += packets
     shared.bytes += octets
     shared.gso_packets += gso
     if taken:
         count_burst(ctx, taken)
-        publish(ctx, index, taken, taken)
+        close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)
     return taken

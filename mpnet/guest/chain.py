@@ -64,10 +64,17 @@ class Buffer:
 
 
 class Arena:
-    """A stretch of guest memory that buffers are placed in, one behind the other, until ``clear``."""
+    """A stretch of guest memory that buffers are placed in, one behind the other, until ``clear``.
 
-    def __init__(self, memory: GuestMemory, size: int) -> None:
+    Args:
+        memory: where it is.
+        size: bytes.
+        packed: indirect tables are for a packed queue: their flags stand elsewhere (VIRTIO 2.8.7).
+    """
+
+    def __init__(self, memory: GuestMemory, size: int, *, packed: bool = False) -> None:
         self.memory = memory
+        self._packed = packed
         self._start = self._next = memory.allocate(size)
         self._end = self._start + size
 
@@ -106,10 +113,13 @@ class Arena:
         return spans
 
     def _table(self, rows: list[tuple[int, int, int]], layout: Layout) -> tuple[int, int, int]:
-        table = b"".join(
-            _DESCRIPTOR.pack(address, length, flags | DESC_F_NEXT * (number < len(rows)), number % len(rows))
-            for number, (address, length, flags) in enumerate(rows, 1)
-        )
+        if self._packed:
+            table = b"".join(_DESCRIPTOR.pack(address, length, 0, flags) for address, length, flags in rows)
+        else:
+            table = b"".join(
+                _DESCRIPTOR.pack(address, length, flags | DESC_F_NEXT * (number < len(rows)), number % len(rows))
+                for number, (address, length, flags) in enumerate(rows, 1)
+            )
         address = -(-self._next // DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
         if layout.table_at is None:
             self._next = address + len(table)

@@ -59,7 +59,7 @@ class Setup:
 
     Args:
         queue_pairs: pairs to set up and enable.
-        ring_size: descriptors of each ring, a power of two.
+        ring_size: descriptors of each ring; without RING_PACKED a power of two.
         features: virtio features wanted; those the device offers are negotiated.
         memory: bytes of each region of guest memory.
         backing: what guest memory is.
@@ -193,9 +193,8 @@ class Driver:
             self.control = ControlQueue(self._queue(2 * self.session.frontend.queue_pairs if multi else 2))
 
     def _queue(self, index: int) -> Queue:
-        event_idx = has(self.features, Feature.RING_EVENT_IDX)
-        size = self.setup.ring_size
-        return Queue(self.memory, index, size, event_idx=event_idx, polled=self.setup.polled)
+        setup = self.setup
+        return Queue(self.memory, index, setup.ring_size, features=self.features, polled=setup.polled)
 
     def _start(self) -> None:
         self.session.run(self.session.frontend.share_memory(self.memory.regions))

@@ -21,19 +21,21 @@ from mpnet.guest.virtqueue import (
     take,
 )
 from mpnet.vhost_user.ring import Ring
-from mpnet.virtio.split_ring import DESCRIPTOR_BYTES, used_bytes
+from mpnet.virtio.features import Feature, has
+from mpnet.virtio.packed_ring import FIRST_CURSOR
+from mpnet.virtio.split_ring import DESCRIPTOR_BYTES, avail_bytes, descriptor_table_bytes, used_bytes
 
 _POLL_SECONDS = 0.001
 
 
 class Queue:
-    """A split virtqueue in guest memory, ready to be started.
+    """A virtqueue in guest memory, ready to be started.
 
     Args:
         memory: where it lies.
         index: ring number on the wire.
-        size: descriptors, a power of two.
-        event_idx: RING_EVENT_IDX was negotiated.
+        size: descriptors; of a split queue a power of two.
+        features: what was negotiated; RING_EVENT_IDX and RING_PACKED matter here.
         polled: neither kick nor call: both sides poll.
 
     Attributes:
@@ -44,14 +46,25 @@ class Queue:
     """
 
     def __init__(
-        self, memory: GuestMemory, index: int, size: int, *, event_idx: bool = False, polled: bool = False
+        self, memory: GuestMemory, index: int, size: int, *, features: int = 0, polled: bool = False
     ) -> None:
         self.memory = memory
         self.guest: Addresses = allocate(memory, size)
         self.host: Addresses = host_addresses(memory, self.guest, size)
         kick, call, err = (None, None, None) if polled else (_eventfd(), _eventfd(), _eventfd())
-        self.virtqueue = make_virtqueue(self.host, size, -1 if kick is None else kick, event_idx)
+        self.packed = has(features, Feature.RING_PACKED)
+        self._event_idx = has(features, Feature.RING_EVENT_IDX)
         self.ring = Ring(index, size, *self._parts(), kick_fd=kick, call_fd=call, err_fd=err, enabled=True)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with an empty ring, as after a reset of the device; it must not be started."""
+        ring = self.ring
+        for part, size in zip(self.guest, (descriptor_table_bytes, avail_bytes, used_bytes), strict=True):
+            self.memory.write(part, bytes(size(ring.size)))
+        kick = -1 if ring.kick_fd is None else ring.kick_fd
+        self.virtqueue = make_virtqueue(self.host, ring.size, kick, event_idx=self._event_idx, packed=self.packed)
+        ring.base = FIRST_CURSOR | FIRST_CURSOR << 16 if self.packed else 0
 
     def _parts(self) -> tuple[int, int, int]:
         # Ring addresses are told as front-end user addresses, which are this process's own.
@@ -67,8 +80,12 @@ class Queue:
     def resume_base(self) -> None:
         """After a back-end that was not asked to stop: go on from the used index, as vhost-user.rst says.
 
-        What it had taken and not returned is served again.
+        What it had taken and not returned is served again. A packed ring has no such index: our own place does.
         """
+        if self.packed:
+            cursor = int(self.virtqueue.state[0].used_cursor)
+            self.ring.base = cursor | cursor << 16
+            return
         index = self.memory.read(self.guest.used + 2, 2)
         self.ring.base = int.from_bytes(index, "little")
 

@@ -24,7 +24,7 @@ class Receiver:
         self.queue = queue
         self._header_bytes = header_bytes
         self._mergeable = mergeable
-        self._arena = Arena(queue.memory, _ARENA_BYTES)
+        self._arena = Arena(queue.memory, _ARENA_BYTES, packed=queue.packed)
         self._posted: dict[int, Buffer] = {}
         self._parts: list[bytes] = []
         self._missing = 0

@@ -23,7 +23,7 @@ class Sender:
     def __init__(self, queue: Queue, header_bytes: int) -> None:
         self.queue = queue
         self._header_bytes = header_bytes
-        self._arena = Arena(queue.memory, _ARENA_BYTES)
+        self._arena = Arena(queue.memory, _ARENA_BYTES, packed=queue.packed)
         self._pending = 0
 
     def send(self, frames: Sequence[Frame], layout: Layout = PLAIN, seconds: float = 5.0) -> None:

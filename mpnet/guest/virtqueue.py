@@ -1,4 +1,4 @@
-"""The driver's half of a split virtqueue (VIRTIO 1.3, 2.7.13 and 2.7.14).
+"""The driver's half of a virtqueue, split or packed (VIRTIO 1.3, 2.7.13 and 2.7.14, 2.8.19 to 2.8.22).
 
 Compiled functions over a ``Virtqueue``: ``add`` chains, ``notify`` the device of them, ``take`` back what it
 used. One thread works a queue at a time. The descriptor table belongs to shared memory, so the driver keeps its
@@ -10,10 +10,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mpnet.guest import packed_virtqueue as packed_queue
 from mpnet.guest.memory import GuestMemory
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import fence
 from mpnet.jit.syscalls import write
+from mpnet.virtio import packed_ring
 from mpnet.virtio import split_ring as ring
 from mpnet.virtio.split_ring import DESC_F_NEXT, DESCRIPTOR_BYTES, USED_F_NO_NOTIFY
 
@@ -42,6 +44,10 @@ STATE = np.dtype(
         ("notified", "i8"),  # avail index at the last decision to kick
         ("used_index", "i8"),
         ("used_seen", "i8"),
+        ("packed", "i8"),
+        ("next", "i8"),  # packed: cursor of the next descriptor to fill
+        ("used_cursor", "i8"),  # packed: cursor of the next chain to be returned
+        ("added", "i8"),  # packed: descriptors since the last decision to kick
         ("kicks", "i8"),
         ("kicks_suppressed", "i8"),
         ("calls", "i8"),
@@ -90,19 +96,25 @@ def host_addresses(memory: GuestMemory, guest: Addresses, size: int) -> Addresse
     )
 
 
-def make_virtqueue(host: Addresses, size: int, kick_fd: int = -1, event_idx: bool = False) -> Virtqueue:
+def make_virtqueue(
+    host: Addresses, size: int, kick_fd: int = -1, *, event_idx: bool = False, packed: bool = False
+) -> Virtqueue:
     """A queue with every descriptor free, over parts at host addresses that are all zero.
 
     Raises:
-        ValueError: ``size`` is not a power of two that a split queue can have (2.7).
+        ValueError: a queue cannot have ``size`` descriptors (2.7, 2.8.10.1).
     """
-    if size & (size - 1) or not ring.MIN_SIZE <= size <= ring.MAX_SIZE:
+    if not packed and (size & (size - 1) or size < ring.MIN_SIZE):
         raise ValueError(f"a split virtqueue of {size} descriptors: expected a power of two, 2 to 32768")
+    if not 1 <= size <= ring.MAX_SIZE:
+        raise ValueError(f"a virtqueue of {size} descriptors: expected 1 to 32768")
     state = np.zeros(1, STATE).view(np.recarray)
     record = state[0]
     record.descriptors, record.avail, record.used = host
     record.entries = record.free_count = size
     record.event_idx, record.kick_fd = int(event_idx), kick_fd
+    record.packed = int(packed)
+    record.next = record.used_cursor = packed_ring.FIRST_CURSOR
     record.one_value = 1
     record.one = state.ctypes.data + STATE.fields["one_value"][1]  # type: ignore[index]  # a record has fields
     links = np.arange(1, size + 1, dtype=np.int64)
@@ -118,6 +130,8 @@ def add(queue: Virtqueue, chain: Chain, count: int) -> int:
     state = queue.state[0]
     if count < 1 or count > state.free_count:
         return NOTHING
+    if state.packed:
+        return packed_queue.add_rows(queue, chain, count)
     head = state.free_head
     index = head
     for row in range(count):
@@ -139,6 +153,9 @@ def add(queue: Virtqueue, chain: Chain, count: int) -> int:
 def add_one(queue: Virtqueue, address: int, length: int, flags: int) -> int:
     """``add`` for a chain of one descriptor, without an array; there must be a free descriptor."""
     state = queue.state[0]
+    if state.packed:
+        packed_queue.add_row(queue, state.next, address, length, flags)
+        return packed_queue.offer(queue, 1)
     head = state.free_head
     ring.write_descriptor(state.descriptors + DESCRIPTOR_BYTES * head, address, length, flags, 0)
     state.free_head = queue.links[head]
@@ -159,8 +176,25 @@ def _offer(queue: Virtqueue, head: int, count: int) -> int:
 def notify(queue: Virtqueue) -> bool:
     """Show the device what was added (2.7.13.3) and kick it if it wants that (2.7.13.4); tell whether it did."""
     state = queue.state[0]
-    if state.notified == state.avail_index:
-        return False
+    if state.packed:
+        if state.added == 0:
+            return False
+        wanted = packed_queue.kick_wanted(queue)
+    else:
+        if state.notified == state.avail_index:
+            return False
+        wanted = _show(queue)
+    if wanted:
+        kick(queue)
+    else:
+        state.kicks_suppressed += 1
+    return wanted
+
+
+@compiled
+def _show(queue: Virtqueue) -> bool:
+    """Show a split queue's device what was added; whether it wants a kick for that."""
+    state = queue.state[0]
     ring.publish_avail(state.avail, state.avail_index)
     fence()  # the device sees the index before we read whether it sleeps, or both would wait
     if state.event_idx != 0:
@@ -168,11 +202,7 @@ def notify(queue: Virtqueue) -> bool:
     else:
         wanted = ring.used_flags(state.used) & USED_F_NO_NOTIFY == 0
     state.notified = state.avail_index
-    if wanted:
-        kick(queue)
-    else:
-        state.kicks_suppressed += 1
-    return wanted
+    return bool(wanted)
 
 
 @compiled
@@ -194,6 +224,8 @@ def take(queue: Virtqueue) -> tuple[int, int]:
     state = queue.state[0]
     if state.broken != 0:
         return BROKEN, 0
+    if state.packed:
+        return packed_queue.take_returned(queue) if packed_queue.is_returned(queue) else (NOTHING, 0)
     if state.used_index == state.used_seen:
         state.used_seen = ring.used_index(state.used)
         if state.used_index == state.used_seen:
@@ -224,7 +256,9 @@ def _release(queue: Virtqueue, head: int) -> None:
 def suppress_calls(queue: Virtqueue) -> None:
     """Ask for no call for now (2.7.7). With EVENT_IDX that holds for 65535 chains: repeat it."""
     state = queue.state[0]
-    if state.event_idx != 0:
+    if state.packed:
+        packed_queue.refuse_calls(queue)
+    elif state.event_idx != 0:
         ring.set_used_event(state.avail, state.entries, (state.used_index - 1) & _ALL)
     else:
         ring.set_avail_flags(state.avail, ring.AVAIL_F_NO_INTERRUPT)
@@ -234,6 +268,8 @@ def suppress_calls(queue: Virtqueue) -> None:
 def request_call(queue: Virtqueue) -> bool:
     """Ask for a call at the next used chain; tell whether one is there already, for which none may come."""
     state = queue.state[0]
+    if state.packed:
+        return packed_queue.want_call(queue)
     if state.event_idx != 0:
         ring.set_used_event(state.avail, state.entries, state.used_index)
     else:

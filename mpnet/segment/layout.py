@@ -8,10 +8,11 @@ boundary, so no reader sees half a value, and each record fills whole cache line
                       one worker that serves the pair
     workers[pairs]    written by that worker, but for the restart counts, which are control's
     spills[pairs]     room for one rx frame each: what did not fit into the guest's buffers yet
+    logs[rings]       what the last burst of a packed ring returned: buffer id, entries, length
 
-A ring's ``avail_index`` and ``used_index`` are the worker's place in it. They are stored after a burst's used
-elements and before the guest sees the used index, so a worker that takes over publishes ``used_index`` again and
-goes on: nothing is returned twice and nothing is forgotten, wherever the previous worker died.
+A ring's ``place`` says how far its worker is: chains are returned in the order in which they were taken. It is
+stored before the guest sees what a burst returned, so a worker that takes over publishes that again and goes on:
+nothing is returned twice and nothing is forgotten, wherever the previous worker died.
 """
 
 import enum
@@ -26,6 +27,12 @@ CACHE_LINE = 64
 NAME_BYTES = 64
 SPILL_BYTES = 80 * 1024
 """A whole frame of the TAP: 64 KiB of GSO payload, its headers and the virtio-net header, in whole pages."""
+
+
+LOG_ENTRIES = 4096
+"""Chains that one burst of a packed ring may return."""
+LOG_ENTRY_BYTES = 8
+LOG_BYTES = LOG_ENTRIES * LOG_ENTRY_BYTES
 
 
 class RingState(enum.IntEnum):
@@ -98,8 +105,7 @@ _RING_FIELDS = [
     ("state", "i8"),
     ("fault", "i8"),
     ("entries", "i8"),
-    ("avail_index", "i8"),
-    ("used_index", "i8"),
+    ("place", "i8"),  # low 16 bits: all before is returned; above, of a packed ring, its last burst
     ("available_entries", "i8"),
     ("spilled", "i8"),  # bytes of the frame waiting in this pair's spill; rx rings only
     ("packets", "i8"),
@@ -140,7 +146,7 @@ def ring_count(queue_pairs: int) -> int:
 
 def segment_bytes(queue_pairs: int) -> int:
     """Size of a device's segment."""
-    return spill_offset(queue_pairs, queue_pairs)
+    return log_offset(queue_pairs, ring_count(queue_pairs))
 
 
 def rings_offset() -> int:
@@ -157,3 +163,8 @@ def spill_offset(queue_pairs: int, pair: int) -> int:
     """Where the spill of a queue pair begins: on a page, so that an unused one costs no memory."""
     end = workers_offset(queue_pairs) + queue_pairs * WORKER.itemsize
     return -(-end // 4096) * 4096 + pair * SPILL_BYTES
+
+
+def log_offset(queue_pairs: int, ring: int) -> int:
+    """Where the log of a ring begins."""
+    return spill_offset(queue_pairs, queue_pairs) + ring * LOG_BYTES

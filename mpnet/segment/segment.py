@@ -99,6 +99,10 @@ class Segment:
         """Address of the spill of a queue pair: ``layout.SPILL_BYTES`` bytes."""
         return self.address + layout.spill_offset(self.queue_pairs, pair)
 
+    def log_address(self, ring: int) -> int:
+        """Address of the log of a ring: ``layout.LOG_BYTES`` bytes."""
+        return self.address + layout.log_offset(self.queue_pairs, ring)
+
 
 def unlink(name: str) -> None:
     """Remove the segment of a device, if there is one."""

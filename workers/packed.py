@@ -1,0 +1,165 @@
+"""The device's half of a packed virtqueue: walking chains and returning them (VIRTIO 1.3, 2.8).
+
+A used descriptor is written over the available one, so half a burst of them cannot be undone. What a burst
+returns is therefore noted in shared memory first (the ring's *log*), and written to the ring from there: a worker
+that takes over writes it again, as long as the driver has not seen it. The driver sees none of a burst before its
+first descriptor's flags are written, which is done last.
+"""
+
+from mpnet.jit.compile import compiled
+from mpnet.jit.memory import load_u16, load_u32, store_u16, store_u32
+from mpnet.segment.layout import LOG_ENTRIES, LOG_ENTRY_BYTES, Fault
+from mpnet.virtio.packed_ring import (
+    advance,
+    descriptor_at,
+    descriptor_flags,
+    descriptor_id,
+    is_available,
+    set_descriptor_flags,
+    used_flags,
+    wraps,
+    write_used,
+)
+from mpnet.virtio.split_ring import (
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESCRIPTOR_BYTES,
+    descriptor_address,
+    descriptor_length,
+)
+from mpnet.workers.chain import append_buffer, begin_walk, indirect_fault, indirect_table
+from mpnet.workers.state import Context
+
+_ADDRESS_RANGE = int(Fault.ADDRESS_RANGE)
+_CHAIN_LOOP = int(Fault.CHAIN_LOOP)
+_NOT_NESTED = False
+
+
+@compiled
+def is_chain_available(ctx: Context, index: int, cursor: int) -> bool:
+    """Whether the driver has made the chain at a cursor available (2.8.1)."""
+    flags = descriptor_flags(descriptor_at(ctx.rings[index].descriptors, cursor))
+    return is_available(flags, wraps(cursor))
+
+
+@compiled
+def walk_packed(ctx: Context, index: int, cursor: int, slot: int, direction: int) -> int:
+    """Translate the chain at a cursor into iovecs from ``slot`` on, as ``chain.walk`` does for split rings.
+
+    ``worker.buffer_id`` and ``worker.span`` are left holding what ``give_back`` needs.
+    """
+    ring = ctx.rings[index]
+    worker = ctx.worker[0]
+    begin_walk(ctx)
+    span = 0
+    following = True
+    while following and slot >= 0:
+        descriptor = descriptor_at(ring.descriptors, cursor)
+        flags = descriptor_flags(descriptor)
+        address = descriptor_address(descriptor)
+        length = descriptor_length(descriptor)
+        worker.buffer_id = descriptor_id(descriptor)
+        if flags & DESC_F_INDIRECT:
+            slot = _walk_table(ctx, index, address, length, flags, slot, direction)
+        else:
+            slot = append_buffer(ctx, address, length, flags, slot, direction)
+        cursor = advance(cursor, 1, ring.entries)
+        span += 1
+        following = flags & DESC_F_NEXT != 0
+        if following and span >= ring.entries:
+            worker.fault = _CHAIN_LOOP
+            slot = -1
+    worker.span = worker.descriptors = span
+    return slot
+
+
+@compiled
+def _walk_table(
+    ctx: Context, index: int, address: int, length: int, flags: int, slot: int, direction: int
+) -> int:
+    """Translate the buffers of an indirect table (2.8.7): all its entries, in order, WRITE the only flag."""
+    worker = ctx.worker[0]
+    worker.fault = indirect_fault(ctx.rings[index].indirect, _NOT_NESTED, flags, length)
+    if worker.fault:
+        return -1
+    table = indirect_table(ctx, address, length, slot)
+    if table == 0:
+        worker.fault = _ADDRESS_RANGE
+        return -1
+    for entry in range(length // DESCRIPTOR_BYTES):
+        descriptor = table + DESCRIPTOR_BYTES * entry
+        slot = append_buffer(
+            ctx,
+            descriptor_address(descriptor),
+            descriptor_length(descriptor),
+            load_u16(descriptor + 14) & DESC_F_WRITE,
+            slot,
+            direction,
+        )
+        if slot < 0:
+            break
+    return slot
+
+
+@compiled
+def note_used(ctx: Context, index: int, span: int, buffer_id: int, length: int) -> None:
+    """Note a chain as returned by this burst; there is room, or ``log_is_full`` was not asked."""
+    ring = ctx.rings[index]
+    entry = ring.log + LOG_ENTRY_BYTES * ring.logged
+    store_u16(entry, buffer_id)
+    store_u16(entry + 2, span)
+    store_u32(entry + 4, length)
+    ring.logged += 1
+
+
+@compiled
+def log_is_full(ctx: Context, index: int) -> bool:
+    """Whether this burst can return no further chain."""
+    return bool(ctx.rings[index].logged >= LOG_ENTRIES)
+
+
+@compiled
+def write_log(ctx: Context, index: int, cursor: int, count: int) -> None:
+    """Write ``count`` noted chains to the ring from ``cursor`` on, the first one's flags last (2.8.1)."""
+    ring = ctx.rings[index]
+    first = descriptor_at(ring.descriptors, cursor)
+    first_flags = 0
+    for number in range(count):
+        entry = ring.log + LOG_ENTRY_BYTES * number
+        descriptor = descriptor_at(ring.descriptors, cursor)
+        length = load_u32(entry + 4)
+        write_used(descriptor, length, load_u16(entry))
+        flags = used_flags(wraps(cursor)) | (DESC_F_WRITE if length else 0)
+        if number == 0:
+            first_flags = flags
+        else:
+            set_descriptor_flags(descriptor, flags)
+        cursor = advance(cursor, load_u16(entry + 2), ring.entries)
+    set_descriptor_flags(first, first_flags)
+
+
+@compiled
+def replay(ctx: Context, index: int) -> None:
+    """Write the last burst of a worker that died again, unless the driver may have seen it.
+
+    Once the first descriptor's flags were written it is used, or the driver has made it available anew with the
+    other wrap counter; either way it no longer looks as it did to the device before.
+    """
+    state = ctx.shared[index].place
+    cursor = state >> 16 & 0xFFFF
+    count = state >> 32
+    if count and is_chain_available(ctx, index, cursor):
+        write_log(ctx, index, cursor, count)
+
+
+@compiled
+def make_place(place: int, began: int, count: int) -> int:
+    """A packed ring's place in shared memory: one word, so that no half of it is ever seen.
+
+    Args:
+        place: cursor behind all that is returned.
+        began: cursor at which the last burst began.
+        count: chains it returned, which are in the log.
+    """
+    return place | began << 16 | count << 32
