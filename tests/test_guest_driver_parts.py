@@ -24,6 +24,7 @@ from mpnet.guest.source import make_source, send_burst
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Traffic
 from mpnet.guest.virtqueue import BROKEN, NOTHING, add, add_one, notify, take
+from mpnet.virtio.features import Feature, mask
 
 SHM = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
 MEMORY = (4 << 20, 8 << 20)
