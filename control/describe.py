@@ -57,6 +57,8 @@ def _session(device: Device) -> dict[str, Any]:
         "state": device.backend.negotiation if peer else "listening",
         "front_end": {"pid": peer.pid, "uid": peer.uid, "name": peer.name} if peer else None,
         "connections": int(device.segment.header.connections),
+        "memory_regions": len(device.backend.regions),
+        "memory_regions_unshared": len(device.unshared),
         "requests": [{"request": entry.request, "outcome": entry.outcome} for entry in device.backend.log],
     }
 

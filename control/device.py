@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
-from mpnet.control import commands, leftovers
+from mpnet.control import commands, leftovers, sharing
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
@@ -23,7 +23,8 @@ from mpnet.tap.tap import Tap
 from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
-from mpnet.vhost_user.effects import Effect
+from mpnet.vhost_user.effects import Effect, MemoryRegion
+from mpnet.vhost_user.memory import describe
 from mpnet.vhost_user.state import Offer
 from mpnet.virtio.config_space import MAC_SIZE, LinkStatus, NetConfig, parse_mac
 from mpnet.virtio.features import Feature, has, names
@@ -54,6 +55,7 @@ class Device:
         self._mac = config.mac_octets
         self.link_up = True
         self.peer: Peer | None = None
+        self.unshared: list[MemoryRegion] = []
         self._launcher = launcher
         self._limits = limits or Limits()
         self._mtu = config.mtu
@@ -132,7 +134,7 @@ class Device:
             case effects.SetFeatures(features):
                 self._set_features(features)
             case effects.SetMemory(regions):
-                await self.supervisor.set_memory(regions)
+                await self._set_memory(regions)
             case effects.StartRing(index):
                 await self._rings.start(index)
             case effects.UpdateRing(index):
@@ -167,7 +169,7 @@ class Device:
         async with self._lock:
             self.peer = None
             try:
-                await self.supervisor.set_memory(())
+                await self._set_memory(())
                 await self._reset()
             except MpnetError as error:
                 self.log.error("session not wholly forgotten", problem=str(error))
@@ -183,6 +185,13 @@ class Device:
         return Offer(offered_features(self._tap_offloads, self._offered_pairs), self._offered_pairs)
 
     # What the driver says about the device.
+
+    async def _set_memory(self, regions: tuple[MemoryRegion, ...]) -> None:
+        await self.supervisor.set_memory(regions)
+        known, self.unshared = self.unshared, sharing.unshared(regions, self.peer.pid) if self.peer else []
+        if self.unshared and not known:
+            # Not refused: a guest may have private memory beside the one its rings and packets are in.
+            self.log.error("guest memory is not shared", region=describe(self.unshared[0]), remedy=sharing.REMEDY)
 
     def _set_features(self, features: int) -> None:
         self.tap.set_features(features)

@@ -1,4 +1,4 @@
-"""What every test is held to: nothing is left behind."""
+"""What every test is given and held to: Debian's parts are there, and nothing is left behind."""
 
 import contextlib
 import gc
@@ -8,6 +8,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from mpnet.guest import debian
+
+DEBIAN_PACKAGES = (
+    *(debian.PROGRAM_PACKAGES[name] for name in (*debian.LINUX_GUEST_PROGRAMS, "linux.uml", "tcpdump")),
+    "dpdk-dev",
+    "librte-net-vhost23",
+    "librte-net-virtio23",
+)
+"""The real parts that tests run."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
 
@@ -52,6 +62,16 @@ def _children() -> set[int]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _real_parts() -> None:
+    """Install Debian's parts and fetch a guest's kernel at once, before anything enters a network namespace.
+
+    A part that cannot be had fails every test with the reason: none is left out in silence.
+    """
+    debian.install(DEBIAN_PACKAGES)
+    debian.kernel()
 
 
 @pytest.fixture(autouse=True, scope="module")

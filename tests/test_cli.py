@@ -200,6 +200,15 @@ def test_show_tells_what_matters(invoke, control):
     assert "short_chain" not in text
 
 
+UNSHARED = SessionReport(
+    state="running",
+    front_end=PeerReport(pid=42, name="qemu"),
+    connections=1,
+    memory_regions=3,
+    memory_regions_unshared=2,
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "state"),
     [
@@ -207,10 +216,17 @@ def test_show_tells_what_matters(invoke, control):
         ({"rings": [_ring(0), _ring(1, state="broken")]}, "broken"),
         ({"rings": [_ring(0, state="stopped")]}, "connected"),
         ({"rings": [], "session": SessionReport(state="listening", front_end=None, connections=0)}, "waiting"),
+        ({"session": UNSHARED}, "unshared"),
     ],
 )
 def test_the_state_is_one_word(changes, state):
     assert _report(**changes).state == state
+
+
+def test_show_names_memory_that_is_not_shared(invoke, control):
+    control.report = _report(session=UNSHARED)
+    said = invoke("device", "show", "net0").stdout
+    assert "2 of 3 regions are not shared: give the guest's memory share=on" in said
 
 
 def test_qemu_options_are_one_line_for_a_shell(invoke, control):

@@ -88,7 +88,8 @@ def test_iperf3_ends_well_while_queues_come_and_go(running: Running, guest: Linu
             if all(run.done() for run in runs):
                 break
             linux_guest.set_combined(guest, pairs)
-    assert all(run.result().received > 250 << 20 for run in runs)
+    # iperf3 ends once all is sent, whatever still lies in buffers.
+    assert min(run.result().received for run in runs) > 192 << 20
     linux_guest.set_combined(guest, PAIRS)
 
 

@@ -64,12 +64,12 @@ def test_traffic_both_ways(running: Running, guest: UmlGuest) -> None:
     linux_guest.ping(guest, HOST)
     linux_guest.ping(guest, HOST, size=MTU - 28)
     for reverse in (False, True):
-        assert linux_guest.iperf3(guest, HOST, "64M", reverse=reverse).received > 62 << 20
+        assert linux_guest.iperf3(guest, HOST, "64M", reverse=reverse).received > 48 << 20
     linux_guest.send_file(guest, HOST, bytes(range(256)) * 4096 * 8)
     linux_guest.receive_file(guest, HOST, 8 << 20)
     carried = running.metrics()
     for direction in ("rx", "tx"):
-        assert carried[f"mpnet_queue_{direction}_bytes_total", (("device", "net0"), ("queue", "0"))] > 64 << 20
+        assert carried[f"mpnet_queue_{direction}_bytes_total", (("device", "net0"), ("queue", "0"))] > 48 << 20
 
 
 def test_address_is_set_by_command(running: Running, guest: UmlGuest) -> None:

@@ -141,8 +141,14 @@ def guest(running: Running) -> Iterator[linux.LinuxGuest]:
         yield booted
 
 
+def tcp_counters(guest: linux.LinuxGuest) -> dict[str, int]:
+    """What the guest's TCP has counted (RFC 4022)."""
+    names, values = guest.check("grep ^Tcp: /proc/net/snmp").splitlines()
+    return {name: int(value) for name, value in zip(names.split()[1:], values.split()[1:], strict=True)}
+
+
 def test_iperf3_ends_well_while_workers_scale(running: Running, guest: linux.LinuxGuest) -> None:
-    pids = set(running.workers())
+    pids, before = set(running.workers()), tcp_counters(guest)
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(linux_guest.iperf3, guest, HOST, "256M", reverse=back) for back in (False, True)]
         for workers in itertools.cycle((1, 3, 2, 4)):
@@ -150,8 +156,12 @@ def test_iperf3_ends_well_while_workers_scale(running: Running, guest: linux.Lin
             pids |= set(running.workers())
             if workers == PAIRS and all(run.done() for run in runs):
                 break
-    assert all(run.result().received > 250 << 20 for run in runs)
+    # iperf3 ends once all is sent, whatever still lies in buffers.
+    assert min(run.result().received for run in runs) > 192 << 20
     assert len(pids) > 2 * PAIRS, "workers came and went under traffic"
+    # The host's retransmissions tell nothing: the TAP moves its flows between queues, which reorders them.
+    sent, again = (tcp_counters(guest)[name] - before[name] for name in ("OutSegs", "RetransSegs"))
+    assert again < sent // 1000, "the guest sent next to nothing twice"
     expect_answers(GUEST)
 
 

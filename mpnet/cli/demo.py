@@ -28,7 +28,7 @@ _WAYS = {"rx": "to the guest", "tx": "from the guest"}
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
-    default=6,
+    default=5,
     show_default=True,
     envvar="MPNET_SECONDS",
     help="Traffic for each guest.",

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mpnet.rpc.state import DeviceReport, RingReport, WorkerReport
+from mpnet.rpc.state import DeviceReport, RingReport, SessionReport, WorkerReport
 
-_COLOURS = {"running": "green", "connected": "yellow", "waiting": "yellow", "broken": "red"}
+_COLOURS = {"running": "green", "connected": "yellow", "waiting": "yellow", "broken": "red", "unshared": "red"}
 
 
 def print_devices(reports: Iterable[DeviceReport]) -> None:
@@ -74,6 +74,7 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "device", report.id
     yield "state", f"{_coloured(report.state)} ({escape(report.session.state)})"
     yield "front-end", f"{escape(peer.name)}, process {peer.pid}" if peer else "none"
+    yield "memory", _memory(report.session)
     yield "socket", escape(report.config.socket)
     yield "tap", f"{escape(report.tap.name)}, {'up' if report.tap.up else '[red]down[/]'}"
     yield "mac", report.mac
@@ -87,6 +88,13 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "features", " ".join(report.features) or "none negotiated"
     yield "offered only", " ".join(offered) or "none"
     yield "start to first packet", "no packet yet" if first is None else f"{first:.3f} s"
+
+
+def _memory(session: SessionReport) -> str:
+    regions, unshared = session.memory_regions, session.memory_regions_unshared
+    if unshared:
+        return f"[red]{unshared} of {regions} regions are not shared: give the guest's memory share=on[/]"
+    return f"{regions} regions" if regions else "none"
 
 
 def _rings(report: DeviceReport) -> Table:

@@ -102,7 +102,9 @@ def _server() -> Iterator[int]:
     """Serve one iperf3 client; gives the port once it listens."""
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
-    command = [str(debian.program("iperf3")), "-s", "-1", "-B", HOST, "-p", str(port), "--forceflush"]
+    # It ends with us, should we be killed.
+    command = [str(debian.program("setpriv")), "--pdeathsig", "TERM"]
+    command += [str(debian.program("iperf3")), "-s", "-1", "-B", HOST, "-p", str(port), "--forceflush"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             assert server.stdout is not None

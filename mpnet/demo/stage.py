@@ -16,7 +16,7 @@ from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.rpc.management import Client
 from mpnet.rpc.state import DeviceReport
-from mpnet.segment.segment import Segment
+from mpnet.segment.segment import Segment, unlink
 
 HOST = "192.0.2.1"
 GUEST = "192.0.2.2"
@@ -70,11 +70,17 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process.poll() != 0:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a control process that did not end in order leaves: workers live on without it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        unlink(self.device)
 
     def wait(self) -> None:
         """Wait until the device is served, then give the host its address on the TAP.

@@ -76,11 +76,15 @@ class SessionReport(msgspec.Struct, kw_only=True):
         state: "listening" without a front-end, else how far negotiation is.
         front_end: who is connected.
         connections: how often a front-end came.
+        memory_regions: pieces of guest memory it has told of.
+        memory_regions_unshared: those of them that it does not share: packets in them never arrive here.
     """
 
     state: str
     front_end: PeerReport | None
     connections: int
+    memory_regions: int = 0
+    memory_regions_unshared: int = 0
 
 
 class TapReport(msgspec.Struct, kw_only=True):
@@ -136,8 +140,10 @@ class DeviceReport(msgspec.Struct, kw_only=True):
 
     @property
     def state(self) -> str:
-        """One word: "broken", "running" with a driver, "connected" or "waiting" for a front-end."""
+        """One word: "unshared" memory, "broken", "running", "connected" or "waiting" for a front-end."""
         states = {ring.state for ring in self.rings}
+        if self.session.memory_regions_unshared:
+            return "unshared"
         for state in ("broken", "running"):
             if state in states:
                 return state

@@ -1,0 +1,121 @@
+"""What is shipped: a wheel and a source archive with both symlinked folders, under their full names alone."""
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("control", "workers")
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that are shipped, as git checks them out: a build writes beside them."""
+    folder = tmp_path_factory.mktemp("source")
+    names = ("pyproject.toml", "README.md", "LICENSE", "mpnet", *FOLDERS)
+    # -P: the symlinks of mpnet/ stay symlinks. --no-preserve: bytecode is no one's concern.
+    subprocess.run(["cp", "-rP", *(str(ROOT / name) for name in names), str(folder)], check=True)
+    for cache in list(folder.rglob("__pycache__")):
+        for file in cache.iterdir():
+            file.unlink()
+        cache.rmdir()
+    return folder
+
+
+def build(what: str, source: Path, target: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BUILD, f"build_{what}", str(target)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+def modules(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")}
+
+
+def assert_complete(names: set[PurePosixPath], root: PurePosixPath) -> None:
+    """All modules, scripts and the mark of typed packages are among the names, below ``root``."""
+    wanted = {path.relative_to(ROOT) for path in (ROOT / "mpnet").rglob("*") if path.suffix in {".py", ".sh"}}
+    wanted |= {Path("mpnet") / folder / name for folder in FOLDERS for name in modules(ROOT / folder)}
+    assert {str(root / path) for path in wanted} | {str(root / "mpnet/py.typed")} <= set(map(str, names))
+
+
+def test_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {PurePosixPath(name) for name in archive.namelist()}
+    assert_complete(names, PurePosixPath())
+    roots = {name.parts[0] for name in names}
+    # PyPI has a python-control and a package named workers: neither name may be taken.
+    assert {root for root in roots if not root.endswith(".dist-info")} == {"mpnet"}
+
+
+def test_source_archive_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    archive = build("sdist", source, tmp_path)
+    with tarfile.open(archive) as tar:
+        assert_complete({PurePosixPath(name) for name in tar.getnames()}, PurePosixPath("mpnet-0.1.0"))
+        tar.extractall(tmp_path, filter="data")
+    again = build("wheel", tmp_path / "mpnet-0.1.0", tmp_path)
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert sorted(first.namelist()) == sorted(second.namelist())
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment with the wheel; what it depends on is this environment's."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin/python"
+    site = next((folder / "lib").glob("python*/site-packages"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index",
+         "--disable-pip-version-check", str(wheel)],
+        check=True,
+    )  # fmt: skip
+    # Only its folder, not what .pth files in it say: they make the editable mpnet importable.
+    (site / "dependencies.pth").write_text(f"{Path(pytest.__file__).parent.parent}\n")
+    return python
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_installed_wheel_runs(installed: Path, tmp_path: Path) -> None:
+    assert "demo" in run(installed.with_name("mpnet"), "--help", folder=tmp_path)
+    where = run(installed, "-c", "import mpnet; print(mpnet.__file__)", folder=tmp_path)
+    assert where.startswith(str(installed.parent.parent))
+    # Compiles, or loads from the cache, the whole data path.
+    run(installed, "-c", "import mpnet.workers.warm, mpnet.control.server", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_short_name_is_importable(installed: Path, tmp_path: Path, name: str) -> None:
+    code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
+    assert run(installed, "-c", code, folder=tmp_path) == "None\n"
+
+
+def test_scripts_of_the_guest_are_found_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
+    code = "from importlib import resources as r; print((r.files('mpnet.guest.linux') / 'init.sh').read_text())"
+    assert run(installed, "-c", code, folder=tmp_path).startswith("#!/bin/busybox sh")
