@@ -53,9 +53,15 @@ class Rig:
     tap_drops: int
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4], ids="{}-pairs".format)
+@pytest.fixture(
+    scope="module",
+    params=[(1, False), (2, False), (4, False), (2, True)],
+    ids=["1-pairs", "2-pairs", "4-pairs", "2-packed-pairs"],
+)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    pairs: int = request.param
+    pairs: int
+    packed: bool
+    pairs, packed = request.param
     traffic.require_linux_guest()
     with (
         netns.network_namespace(),
@@ -63,11 +69,12 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         tempfile.TemporaryDirectory() as folder,
         Running(Path(folder), TAP, pairs, words=f"mac={MAC}") as running,
     ):
-        nic = VhostUserNic(socket=str(running.socket), queue_pairs=pairs, mac=MAC, mtu=JUMBO_MTU)
+        nic = VhostUserNic(socket=str(running.socket), queue_pairs=pairs, mac=MAC, mtu=JUMBO_MTU, packed=packed)
         machine = Machine(accel="tcg", machine="pc", smp=max(2, pairs))
         with LinuxGuest(nic, machine, Setup(addresses=[f"{GUEST}/24", f"{GUEST6}/64"])) as guest:
             told_mtu = int(guest.check("cat /sys/class/net/eth0/mtu"))
             guest.check(f"ip link set eth0 mtu {MTU}")
+            assert ("RING_PACKED" in running.show()["features"]) == packed
             yield Rig(running, guest, pairs, told_mtu, counters.link_statistics(TAP)["tx_dropped"])
 
 

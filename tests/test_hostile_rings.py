@@ -11,8 +11,8 @@ from mpnet.guest.chain import Layout
 from mpnet.guest.queue import Queue
 from mpnet.rpc.worker import Failed, RingBroken
 from mpnet.segment.layout import Fault, RingState
-from tests.test_datapath import deliver, frame
-from tests.worker_harness import HEADER_BYTES, Harness
+from tests.test_datapath import PACKED, deliver, frame
+from tests.worker_harness import FEATURES, HEADER_BYTES, Harness
 
 ENTRIES = 16
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -28,6 +28,39 @@ def offer(harness: Harness, queue: Queue, descriptors: list[tuple[int, int, int,
 
 
 BUFFER = 0x1_0000_0000 + (8 << 20)
+
+
+def packed(address: int, length: int, flags: int) -> bytes:
+    """A descriptor that is available to a packed ring on its first lap."""
+    return struct.pack("<QIHH", address, length, 0, flags | 1 << 7)
+
+
+PACKED_TX_FAULTS = {
+    "loop": ([packed(BUFFER, 60, NEXT)] * ENTRIES, Fault.CHAIN_LOOP),
+    "outside memory": ([packed(1 << 40, 60, 0)], Fault.ADDRESS_RANGE),
+    "zero length": ([packed(BUFFER, 0, 0)], Fault.ZERO_LENGTH),
+    "writable": ([packed(BUFFER, 60, WRITE)], Fault.DIRECTION),
+    "indirect with next": ([packed(BUFFER, 16, INDIRECT | NEXT)], Fault.INDIRECT_WITH_NEXT),
+    "indirect of odd length": ([packed(BUFFER, 17, INDIRECT)], Fault.INDIRECT_LENGTH),
+    "indirect outside memory": ([packed(1 << 40, 16, INDIRECT)], Fault.ADDRESS_RANGE),
+}
+
+
+@pytest.mark.parametrize(("descriptors", "fault"), PACKED_TX_FAULTS.values(), ids=PACKED_TX_FAULTS.keys())
+def test_a_fault_breaks_a_packed_ring_alone_and_a_reset_mends_it(descriptors: list[bytes], fault: Fault) -> None:
+    with Harness(entries=ENTRIES, features=PACKED) as harness:
+        harness.start()
+        harness.memory.write(harness.tx.guest.descriptors, b"".join(descriptors))
+        assert harness.tx.ring.kick_fd is not None
+        os.eventfd_write(harness.tx.ring.kick_fd, 1)
+        assert harness.next_report() == RingBroken(1, fault)
+        harness.receiver.post(1526, 4)
+        deliver(harness, frame(60).data)
+        assert harness.receiver.receive()[0].data == frame(60).data
+        _reset(harness)
+        harness.sender.send([frame(77)])
+        assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == frame(77).data
+
 
 TX_FAULTS = {
     "loop": ([(BUFFER, 60, NEXT, 0)], Fault.CHAIN_LOOP),
@@ -135,9 +168,11 @@ garbage = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(writes=garbage, frames=st.integers(0, 3))
-def test_no_garbage_in_its_rings_stops_a_worker(writes: list[tuple[str, int, bytes]], frames: int) -> None:
-    with Harness(entries=ENTRIES) as harness:
+@given(writes=garbage, frames=st.integers(0, 3), features=st.sampled_from([FEATURES, PACKED]))
+def test_no_garbage_in_its_rings_stops_a_worker(
+    writes: list[tuple[str, int, bytes]], frames: int, features: int
+) -> None:
+    with Harness(entries=ENTRIES, features=features) as harness:
         harness.start()
         harness.tap.settimeout(0)
         for number in range(frames):

@@ -24,7 +24,7 @@ DATAGRAMS = 4096
 BATCH = 512
 """Datagrams sent at a time: a queue of the TAP holds 1000 and drops more."""
 LEAST_SENT = 20_000
-PLAIN = "packed_vq=0,in_order=0"
+PLAIN = "in_order=0"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,12 @@ def running() -> Iterator[Running]:
 @pytest.fixture(
     scope="module",
     params=[
-        "mrg_rxbuf=1,queue_size=256",
-        "mrg_rxbuf=0,queue_size=256",
-        "mrg_rxbuf=1,queue_size=1024",
-        "mrg_rxbuf=0,queue_size=64",
+        "mrg_rxbuf=1,queue_size=256,packed_vq=0",
+        "mrg_rxbuf=0,queue_size=256,packed_vq=0",
+        "mrg_rxbuf=1,queue_size=1024,packed_vq=0",
+        "mrg_rxbuf=0,queue_size=64,packed_vq=0",
+        "mrg_rxbuf=1,queue_size=256,packed_vq=1",
+        "mrg_rxbuf=0,queue_size=1024,packed_vq=1",
     ],
 )
 def driver(running: Running, request: pytest.FixtureRequest) -> Iterator[tuple[Testpmd, Queues]]:
@@ -108,6 +110,7 @@ def test_attaches_as_asked(running: Running, driver: tuple[Testpmd, Queues]) -> 
     assert words is not None
     asked = dict(word.split("=") for word in words[1].split(","))
     assert ("MRG_RXBUF" in shown["features"]) == (asked["mrg_rxbuf"] == "1")
+    assert ("RING_PACKED" in shown["features"]) == (asked["packed_vq"] == "1")
     assert rings(running, "size") == {int(asked["queue_size"])}
 
 

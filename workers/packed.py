@@ -28,7 +28,7 @@ from mpnet.virtio.split_ring import (
     descriptor_address,
     descriptor_length,
 )
-from mpnet.workers.chain import append_buffer, begin_walk, indirect_fault, indirect_table
+from mpnet.workers.chain import EITHER, append_buffer, begin_walk, indirect_fault, indirect_table
 from mpnet.workers.state import Context
 
 _ADDRESS_RANGE = int(Fault.ADDRESS_RANGE)
@@ -78,7 +78,11 @@ def walk_packed(ctx: Context, index: int, cursor: int, slot: int, direction: int
 def _walk_table(
     ctx: Context, index: int, address: int, length: int, flags: int, slot: int, direction: int
 ) -> int:
-    """Translate the buffers of an indirect table (2.8.7): all its entries, in order, WRITE the only flag."""
+    """Translate the buffers of an indirect table (2.8.7): all its entries, in order, WRITE the only flag.
+
+    DPDK's driver sets that flag in every entry, also of what it transmits, and DPDK's device does not look: where
+    the queue has one direction, it counts.
+    """
     worker = ctx.worker[0]
     worker.fault = indirect_fault(ctx.rings[index].indirect, _NOT_NESTED, flags, length)
     if worker.fault:
@@ -89,13 +93,9 @@ def _walk_table(
         return -1
     for entry in range(length // DESCRIPTOR_BYTES):
         descriptor = table + DESCRIPTOR_BYTES * entry
+        marks = load_u16(descriptor + 14) & DESC_F_WRITE if direction == EITHER else direction
         slot = append_buffer(
-            ctx,
-            descriptor_address(descriptor),
-            descriptor_length(descriptor),
-            load_u16(descriptor + 14) & DESC_F_WRITE,
-            slot,
-            direction,
+            ctx, descriptor_address(descriptor), descriptor_length(descriptor), marks, slot, direction
         )
         if slot < 0:
             break

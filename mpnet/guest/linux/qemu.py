@@ -29,6 +29,7 @@ class Nic:
         mtu: bytes of payload, told to the driver as VIRTIO_NET_F_MTU; None tells nothing.
         rx_queue_size: entries of each receive ring; None leaves QEMU's 256.
         tx_queue_size: entries of each transmit ring; None leaves QEMU's 256.
+        packed: let the driver use packed virtqueues.
         name: the id of the network back-end and prefix of the others.
     """
 
@@ -37,6 +38,7 @@ class Nic:
     mtu: int | None = None
     rx_queue_size: int | None = None
     tx_queue_size: int | None = None
+    packed: bool = False
     name: str = "net0"
 
     def __post_init__(self) -> None:
@@ -217,6 +219,8 @@ def _device(nic: Nic, machine: Machine) -> str:
         words.append(f"rx_queue_size={nic.rx_queue_size}")
     if nic.tx_queue_size:
         words.append(f"tx_queue_size={nic.tx_queue_size}")
+    if nic.packed:
+        words.append("packed=on")
     return ",".join(words)
 
 
