@@ -40,7 +40,7 @@ _TELLING = ("MQ", "MRG_RXBUF", "CSUM", "RING_EVENT_IDX")
 def warm_up() -> None:
     """Compile the driver, or load it from the cache, on a queue pair that no device serves."""
     memory = GuestMemory((_WARM_BYTES,), "memfd")
-    rx, tx = (Queue(memory, index, 256, event_idx=True) for index in range(2))
+    rx, tx = (Queue(memory, index, 256, features=DEFAULT_FEATURES) for index in range(2))
     pair = QueuePair(rx, tx, DEFAULT_FEATURES)
     pair.receiver.post(pair.any_frame_bytes)
     pair.receiver.receive(1, 0.0)
