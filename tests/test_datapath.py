@@ -372,3 +372,13 @@ def test_a_burst_that_the_driver_has_seen_is_not_written_again() -> None:
         assert harness.memory.read(harness.tx.guest.descriptors, 64) == table
         harness.sender.send([frame(61)] * 9)
         assert harness.segment.rings[1].packets == 18
+
+
+def test_a_base_of_zero_begins_a_new_packed_ring_and_goes_on_with_one_that_was_all_round() -> None:
+    with Harness(entries=4, features=PACKED) as harness:
+        harness.set_ring(harness.tx, 0, exact=True)
+        harness.sender.send([frame(60)] * 4)
+        assert harness.ask(StopRing(1)) == Done(0)
+        harness.set_ring(harness.tx, 0, exact=True)
+        harness.sender.send([frame(61)] * 3)
+        assert harness.segment.rings[1].packets == 7

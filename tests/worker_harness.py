@@ -129,10 +129,10 @@ class Harness:
         """Start both rings, or change them; the answers."""
         return [self.set_ring(queue, base, enabled=enabled) for queue in (self.rx, self.tx)]
 
-    def set_ring(self, queue: Queue, base: int | None = 0, *, enabled: bool = True) -> Any:
-        """Start one ring, or change it; the answer."""
+    def set_ring(self, queue: Queue, base: int | None = 0, *, enabled: bool = True, exact: bool = False) -> Any:
+        """Start one ring, or change it; the answer. A packed ring's base 0 is its first, unless ``exact``."""
         ring = queue.ring
-        if queue.packed and base == 0:
+        if queue.packed and base == 0 and not exact:
             base = FIRST_CURSOR
         fds = [fd for fd in (ring.kick_fd, ring.call_fd, ring.err_fd) if fd is not None]
         spec = SetRing(

@@ -3,6 +3,7 @@
 import os
 import select
 from collections.abc import Sequence
+from typing import Any
 
 from mpnet.errors import GuestMemoryError, MpnetError
 from mpnet.rpc.worker import SetRing
@@ -170,7 +171,7 @@ class Rings:
         ring = self._ctx.rings[spec.index]
         shared = self._ctx.shared[spec.index]
         if spec.base is not None:
-            shared.place = spec.base if ring.packed else split_ring.used_index(ring.used)
+            shared.place = _packed_base(ring, spec) if ring.packed else split_ring.used_index(ring.used)
             if shared.spilled:
                 shared.drops[DropReason.DISABLED] += 1
                 shared.spilled = 0
@@ -190,6 +191,16 @@ class Rings:
             self._watch.kick(ring.kick_fd, index)
         if index % 2 == 0 and ring.enabled:
             self._watch.tap(ring.tap_fd, index)
+
+
+def _packed_base(ring: Any, spec: SetRing) -> int:
+    """The place that a packed ring's base names.
+
+    User-Mode Linux says 0 for a new ring, as for a split one, where the wrap counter begins at 1. A ring that
+    truly stands at position 0 with the counter at 0 has been all round: its first descriptor's USED bit shows it.
+    """
+    fresh = packed_ring.descriptor_flags(ring.descriptors) & packed_ring.DESC_F_USED == 0
+    return packed_ring.FIRST_CURSOR if spec.base == 0 and fresh else int(spec.base or 0)
 
 
 def _parts(spec: SetRing) -> tuple[tuple[str, int, int], ...]:
