@@ -130,6 +130,7 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
                 for reason in DropReason:
                     drops.add_metric([*labels, reason.name.lower()], int(ring.drops[reason]))
         yield from (packets, octets, drops)
+    yield from _coalescing_families(segments)
     entries = GaugeMetricFamily(
         "mpnet_queue_rx_ring_entries", "Size of the rx ring; 0 when stopped.", labels=_QUEUE
     )
@@ -142,6 +143,24 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
             entries.add_metric(labels, int(ring.entries))
             available.add_metric(labels, int(ring.available_entries))
     yield from (entries, available)
+
+
+def _coalescing_families(segments: Iterable[Segment]) -> Iterator[Metric]:
+    """How far frames of one flow went to the host together."""
+    packets = CounterMetricFamily(
+        "mpnet_queue_tx_coalesced_packets",
+        "Frames of the guest's tx queue that went out as a part of a superframe.",
+        labels=_QUEUE,
+    )
+    frames = CounterMetricFamily(
+        "mpnet_queue_tx_coalesced_frames", "Superframes made of frames of the guest's tx queue.", labels=_QUEUE
+    )
+    for segment in segments:
+        for pair in range(segment.queue_pairs):
+            ring, labels = segment.rings[2 * pair + 1], [segment.name, str(pair)]
+            packets.add_metric(labels, int(ring.coalesced))
+            frames.add_metric(labels, int(ring.coalesced_frames))
+    yield from (packets, frames)
 
 
 _RING_COUNTERS = {
