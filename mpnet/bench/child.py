@@ -47,6 +47,12 @@ class Child:
         self.process.send_signal(signal.SIGCONT)
 
 
+def said(*command: str | Path) -> str:
+    """The first line that a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_STOP_SECONDS)
+    return ((done.stdout or done.stderr).splitlines() or [""])[0]
+
+
 @contextmanager
 def child(
     command: Sequence[str], log: Path, cpus: Iterable[int], *, fds: Sequence[int] = (), ask_first: bool = False

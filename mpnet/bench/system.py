@@ -25,6 +25,9 @@ class System(Protocol):
     def absent(self) -> str:
         """Why it cannot be run on this machine; empty where it can."""
 
+    def version(self) -> str:
+        """What it is that is measured, on one line; only asked where it is not absent."""
+
     def serves(self, case: Case) -> bool:
         """Whether it can do a case's work at all."""
 

@@ -12,7 +12,7 @@ from mpnet.errors import MpnetError
 from mpnet.guest.traffic import Plan, Traffic
 
 _NEVER_SLEEP = 1 << 60
-_WARM = 0.2
+WARM = 0.2
 """Of a turn's time, run before it, unmeasured: caches and frequency settle."""
 
 
@@ -31,7 +31,7 @@ def _transmit(device: Device, case: Case) -> Turn:
     traffic = Traffic(device.pairs[0], case.stream(device.wire), plan)
 
     def turn(seconds: float) -> dict[str, float]:
-        traffic.run(seconds * _WARM)
+        traffic.run(seconds * WARM)
         before = device.wire.received()
         report = traffic.run(seconds)
         arrived = device.wire.received() - before
@@ -76,7 +76,7 @@ def _receive(device: Device, case: Case) -> Iterator[Turn]:
         return int(state.bytes) - before
 
     def turn(seconds: float) -> dict[str, float]:
-        run(seconds * _WARM)
+        run(seconds * WARM)
         received = run(seconds)
         return {"": received * each / (int(state.nanoseconds) / 1e9)}
 

@@ -1,12 +1,8 @@
 """The demo's acts, in order, and the order in which they are taken down again."""
 
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from mpnet import namespace
 from mpnet.demo.prepare import Choice, Preparation
@@ -14,20 +10,7 @@ from mpnet.demo.stage import Stage
 from mpnet.demo.summary import Part, Summary
 from mpnet.demo.talk import Talk
 from mpnet.errors import MpnetError
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(BaseException):
-    """A signal ended the demo.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
-        self.number = number
+from mpnet.interrupt import Interrupted, interruptible
 
 
 def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
@@ -45,8 +28,8 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
     begin = time.monotonic()
     # Short: a Unix socket's path has 107 bytes at most.
     with (
-        _interruptible(),
-        tempfile.TemporaryDirectory(prefix="mpnet-demo-", dir="/tmp") as folder,  # noqa: S108 - and private
+        interruptible(),
+        tempfile.TemporaryDirectory(prefix="mpnet-demo-", dir="/tmp") as folder,
         Preparation(choice) as preparation,
     ):
         talk.title(
@@ -93,23 +76,6 @@ def _acts(stage: Stage, talk: Talk, preparation: Preparation, seconds: float) ->
 def _say_checks(talk: Talk, part: Part) -> None:
     for check in part.checks[1:]:  # the first, ping, was told when it was done
         (talk.done if check.ok else talk.failed)(f"{check.name}: {check.detail}")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn the first signal to end into ``Interrupted``; further ones do not disturb the clearing up."""
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["Interrupted", "MpnetError", "run"]

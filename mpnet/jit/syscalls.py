@@ -96,5 +96,5 @@ def sendmmsg(fd: int, messages: int, count: int) -> int:
 
 @compiled
 def io_uring_enter(fd: int, submit: int, wait: int, flags: int) -> int:
-    """io_uring_enter(2): hand over ``submit`` operations and wait until ``wait`` have ended; how many were taken."""
+    """io_uring_enter(2): hand over ``submit`` operations, wait until ``wait`` have ended; how many were taken."""
     return _result(_syscall(_IO_URING_ENTER, fd, submit, wait, flags, 0, 0))

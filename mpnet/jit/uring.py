@@ -1,8 +1,8 @@
 """io_uring(7) over its mapped rings: set up from Python, driven from compiled code.
 
 A ring belongs to the thread that makes it. That thread queues entries (``write_fixed``), hands them over with
-``submit`` and takes results back with ``complete``. The three share memory with the kernel: the submission queue's
-tail and the completion queue's head are ours, the other two ends the kernel's.
+``submit`` and takes results back with ``complete``. The three share memory with the kernel: the submission
+queue's tail and the completion queue's head are ours, the other two ends the kernel's.
 """
 
 import ctypes
@@ -12,9 +12,10 @@ import struct
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpnet.jit.compile import compiled
-from mpnet.jit.memory import load_acquire_u32, load_i64, load_u32, store_i64, store_release_u32, store_u32
+from mpnet.jit.memory import load_acquire_u32, load_i64, load_u32, store_i64, store_release_u32
 from mpnet.jit.syscalls import io_uring_enter
 
 _SETUP, _REGISTER = 425, 427  # the same numbers on every architecture
@@ -103,23 +104,28 @@ class Uring:
         sq_off, cq_off = params[7:17], params[17:27]
         sq = self._mapped(_OFFSET_SQ_RING, sq_off[6] + 4 * sq_entries)
         cq = self._mapped(_OFFSET_CQ_RING, cq_off[5] + _CQE_BYTES * cq_entries)
+        sqes = self._mapped(_OFFSET_SQES, _SQE_BYTES * sq_entries)
         record = self.state[0]
-        record.fd, record.entries = self._fd, sq_entries
-        record.sqes = self._mapped(_OFFSET_SQES, _SQE_BYTES * sq_entries)
-        record.sq_tail, record.sq_mask = sq + sq_off[1], load_u32(sq + sq_off[2])
-        record.cq_head, record.cq_tail = cq + cq_off[0], cq + cq_off[1]
-        record.cq_mask, record.cqes = load_u32(cq + cq_off[2]), cq + cq_off[5]
-        for place in range(sq_entries):  # each slot names the entry of its own number, for good
-            store_u32(sq + sq_off[6] + 4 * place, place)
+        record.fd, record.entries, record.sqes = self._fd, sq_entries, sqes.ctypes.data
+        record.sq_tail, record.sq_mask = sq.ctypes.data + sq_off[1], _word(sq, sq_off[2])
+        record.cq_head, record.cq_tail = cq.ctypes.data + cq_off[0], cq.ctypes.data + cq_off[1]
+        record.cq_mask, record.cqes = _word(cq, cq_off[2]), cq.ctypes.data + cq_off[5]
+        # Each slot names the entry of its own number, for good.
+        sq[sq_off[6] : sq_off[6] + 4 * sq_entries].view(np.uint32)[:] = np.arange(sq_entries)
 
-    def _mapped(self, offset: int, size: int) -> int:
-        mapping = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=offset)
+    def _mapped(self, offset: int, size: int) -> NDArray[np.uint8]:
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        mapping = mmap.mmap(self._fd, size, flags=flags, offset=offset)
         self._maps.append(mapping)
-        return int(np.frombuffer(mapping, np.uint8).ctypes.data)
+        return np.frombuffer(mapping, np.uint8)
 
     def _register(self, what: int, data: bytes, count: int) -> None:
         if count:
             _syscall(_REGISTER, self._fd, what, ctypes.create_string_buffer(data, len(data)), count)
+
+
+def _word(mapping: NDArray[np.uint8], offset: int) -> int:
+    return int(mapping[offset : offset + 4].view(np.uint32)[0])
 
 
 def _setup(entries: int) -> tuple[int, tuple[int, ...]]:

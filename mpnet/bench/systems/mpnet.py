@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import mpnet
 from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.child import Child, child
 from mpnet.bench.system import Device
+from mpnet.bench.systems.driven import Driven
 from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
 from mpnet.rpc.management import Client
@@ -51,7 +53,9 @@ class Served:
         while not self._serves():
             self.program.check()
             if time.monotonic() > deadline:
-                raise MpnetError(f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", self.program.log_end())
+                raise MpnetError(
+                    f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", self.program.log_end()
+                )
             time.sleep(_LOOK_SECONDS)
 
     def _serves(self) -> bool:
@@ -72,7 +76,9 @@ class Served:
     def attach(self, case: Case, queue_pairs: int) -> Driver:
         """Attach the embedded driver; all of the pairs are in use then."""
         features = case.features | (mask(Feature.MQ) if queue_pairs > 1 else 0)
-        setup = Setup(queue_pairs=queue_pairs, ring_size=RING_SIZE, features=features, memory=(_memory(queue_pairs),))
+        setup = Setup(
+            queue_pairs=queue_pairs, ring_size=RING_SIZE, features=features, memory=(_memory(queue_pairs),)
+        )
         return Driver.connect(self.socket, setup)
 
 
@@ -81,7 +87,7 @@ def _memory(queue_pairs: int) -> int:
     return (64 << 20) * (1 + min(queue_pairs, 2))
 
 
-class Mpnet:
+class Mpnet(Driven):
     """This project's device."""
 
     name = "mpnet"
@@ -90,13 +96,17 @@ class Mpnet:
         """It is always here."""
         return ""
 
+    def version(self) -> str:
+        """Of the package."""
+        return mpnet.__version__
+
     def serves(self, case: Case) -> bool:  # noqa: ARG002 - as every system is asked
         """Everything."""
         return True
 
     @contextmanager
     def run(self, bed: Bed, *, queue_pairs: int, workers: int) -> Iterator[Served]:
-        """Serve a device on a TAP of its own; its first worker is on the device's processor, the next beside it."""
+        """Serve a device on a TAP of its own; its first worker is on the device's processor, the next beside."""
         # Shared memory has no namespace: the name must be nobody else's.
         name = f"bench{os.getpid()}"
         with bed.tap("mpnet0", queues=queue_pairs) as wire:

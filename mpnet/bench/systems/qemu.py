@@ -1,8 +1,8 @@
 """QEMU's own virtio-net device on a TAP, vhost=off, with the embedded driver at its rings.
 
-The machine has no program: its processor halts at once. Its memory is the driver's own, shared; the device is set up
-over the qtest socket, and a kick is a qtest command that the driver's compiled loop writes itself. Calls are masked:
-the driver polls.
+The machine has no program: its processor halts at once. Its memory is the driver's own, shared; the device is
+set up over the qtest socket, and a kick is a qtest command that the driver's compiled loop writes itself. Calls
+are masked: the driver polls.
 """
 
 import os
@@ -15,10 +15,11 @@ import numpy as np
 
 from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
-from mpnet.bench.child import Child, child
+from mpnet.bench.child import Child, child, said
+from mpnet.bench.system import Device
+from mpnet.bench.systems.driven import Driven
 from mpnet.bench.systems.qtest import Qtest
 from mpnet.bench.systems.virtio_pci import VirtioPci
-from mpnet.bench.system import Device
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import QueuePair
@@ -37,7 +38,7 @@ _HALT = b"\xfa\xf4\xeb\xfd"
 _DRAIN_SECONDS = 0.002
 
 
-class Qemu:
+class Qemu(Driven):
     """QEMU's device."""
 
     name = "qemu"
@@ -49,6 +50,10 @@ class Qemu:
         except MpnetError as error:
             return str(error)
         return ""
+
+    def version(self) -> str:
+        """As the program says."""
+        return said(debian.program(_PROGRAM), "--version")
 
     def serves(self, case: Case) -> bool:
         """All but what takes a kick as long as a guest's, or several queues."""
