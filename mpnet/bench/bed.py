@@ -49,20 +49,38 @@ class Bed:
 
     Args:
         folder: for sockets and logs, with a short path.
-        driver_cpu: where the driver, and what the host sends, is run.
-        device_cpu: where the device is run.
+        driver_cpus: where the driver, and what the host sends, is run; the second for a second queue pair.
+        device_cpus: where the device is run, likewise. With fewer than four processors some of these are the same.
     """
 
     folder: Path
-    driver_cpu: int
-    device_cpu: int
+    driver_cpus: tuple[int, int]
+    device_cpus: tuple[int, int]
     _wires: int = 0
+
+    @property
+    def driver_cpu(self) -> int:
+        """Of the first queue pair's driver."""
+        return self.driver_cpus[0]
+
+    @property
+    def device_cpu(self) -> int:
+        """Of the first queue pair's device."""
+        return self.device_cpus[0]
+
+    @property
+    def cpus(self) -> set[int]:
+        """All of them."""
+        return {*self.driver_cpus, *self.device_cpus}
 
     @classmethod
     def make(cls, folder: Path) -> "Bed":
-        """Take the last two processors this process may use, or share the only one; pin this thread."""
-        cpus = sorted(os.sched_getaffinity(0))[-2:]
-        bed = cls(folder, cpus[0], cpus[-1])
+        """Take the last processors this process may use, up to four; pin this thread."""
+        cpus = sorted(os.sched_getaffinity(0))[-4:]
+        if len(cpus) == 4:
+            bed = cls(folder, (cpus[0], cpus[1]), (cpus[2], cpus[3]))
+        else:
+            bed = cls(folder, (cpus[0], cpus[0]), (cpus[-1], cpus[0]))
         os.sched_setaffinity(0, {bed.driver_cpu})
         with IPRoute() as ip:
             ip.route("add", dst=_NOWHERE_NET, type="blackhole")

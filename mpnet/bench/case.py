@@ -8,6 +8,7 @@ from mpnet.guest.stream import Stream
 from mpnet.virtio.features import Feature, mask
 
 Kind = Literal["tx", "rx", "rtt", "scale", "idle"]
+"""``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
 RING_SIZE = 256
 """Descriptors of each ring, of all systems: the most QEMU gives a tx queue on a TAP."""
 _BASE = mask(
@@ -49,6 +50,8 @@ class Case:
         segments: above 1, of each segmentation offload.
         tcp: TCP instead of UDP.
         coalesced: frames of one flow that a device may write to the TAP as one; the limit does.
+        queue_pairs: of the device, each with a worker of its own.
+        polled: the driver polls, and wants no calls.
         about: a line for people.
     """
 
@@ -62,6 +65,8 @@ class Case:
     segments: int = 1
     tcp: bool = False
     coalesced: int = 1
+    queue_pairs: int = 1
+    polled: bool = False
 
     def stream(self, wire: Wire) -> Stream:
         """The frames: from the guest to nowhere for tx, from nowhere to the guest for rx."""
@@ -80,6 +85,7 @@ class Case:
 
 _PPS = (Figure(unit="pps"),)
 _GBPS = (Figure(unit="Gbps"),)
+_RTT = tuple(Figure(name=name, unit="us", lower=True) for name in ("p50", "p99", "p99.9"))
 
 CASES = (
     Case(
@@ -136,6 +142,43 @@ CASES = (
         segments=_TSO_SEGMENTS,
         tcp=True,
         about="TSO frames of 64 KiB, 4 flows, to the guest",
+    ),
+    Case(
+        name="rtt-interrupt",
+        kind="rtt",
+        figures=_RTT,
+        about="ping of the host's kernel; driver and device sleep until they are notified",
+    ),
+    Case(
+        name="rtt-polling",
+        kind="rtt",
+        figures=_RTT,
+        polled=True,
+        about="ping of the host's kernel; the driver polls",
+    ),
+    Case(
+        name="scale",
+        kind="scale",
+        figures=(
+            Figure(name="one-worker", unit="pps"),
+            Figure(name="two-workers", unit="pps"),
+            Figure(name="one-worker-cost", unit="ns/packet", lower=True),
+            Figure(name="two-workers-cost", unit="ns/packet", lower=True),
+        ),
+        flows=512,
+        queue_pairs=2,
+        about="UDP frames of 64 B from one queue pair, then from two; processor time of the workers",
+    ),
+    Case(
+        name="idle",
+        kind="idle",
+        figures=(
+            Figure(name="cpu", unit="% of a core", lower=True),
+            Figure(name="memory", unit="MiB/worker", lower=True),
+            Figure(name="recovery", unit="ms", lower=True),
+        ),
+        queue_pairs=64,
+        about="64 queue pairs without traffic: processor time, private memory, SIGKILL of a worker to service",
     ),
 )
 """In the order they are run."""

@@ -46,13 +46,13 @@ class Device:
     Attributes:
         wire: its TAP.
         pairs: its queue pairs, started.
-        workers: gives the threads or processes that move its packets, by id.
+        family: gives the ids of its processes; those that move packets first, in order of queue pair.
         wake: called before each turn.
         sleep: called after each turn.
     """
 
     wire: Wire
     pairs: list[QueuePair]
-    workers: Callable[[], list[int]]
+    family: Callable[[], list[int]]
     wake: Callable[[], None] = field(default=lambda: None)
     sleep: Callable[[], None] = field(default=lambda: None)

@@ -11,7 +11,7 @@ from mpnet.bench.system import Device, Turn
 from mpnet.errors import MpnetError
 from mpnet.guest.traffic import Plan, Traffic
 
-_NEVER_SLEEP = 1 << 60
+NEVER_SLEEP = 1 << 60
 WARM = 0.2
 """Of a turn's time, run before it, unmeasured: caches and frequency settle."""
 
@@ -19,15 +19,13 @@ WARM = 0.2
 @contextmanager
 def work(device: Device, case: Case) -> Iterator[Turn]:
     """What a turn on this device is, for a case of kind tx or rx."""
-    if case.kind == "tx":
-        yield _transmit(device, case)
-    else:
-        with _receive(device, case) as turn:
-            yield turn
+    with (_transmit if case.kind == "tx" else _receive)(device, case) as turn:
+        yield turn
 
 
-def _transmit(device: Device, case: Case) -> Turn:
-    plan = Plan(receive=False, check=False, spins=_NEVER_SLEEP)
+@contextmanager
+def _transmit(device: Device, case: Case) -> Iterator[Turn]:
+    plan = Plan(receive=False, check=False, spins=NEVER_SLEEP)
     traffic = Traffic(device.pairs[0], case.stream(device.wire), plan)
 
     def turn(seconds: float) -> dict[str, float]:
@@ -37,7 +35,7 @@ def _transmit(device: Device, case: Case) -> Turn:
         arrived = device.wire.received() - before
         return {"": rate(case, device.wire, report.sent["returned"], arrived, report.seconds)}
 
-    return turn
+    yield turn
 
 
 def rate(case: Case, wire: Wire, frames: int, arrived: int, seconds: float) -> float:

@@ -42,8 +42,8 @@ class Dpdk(Driven):
         return said("dpkg-query", "-W", debian.PROGRAM_PACKAGES[_PROGRAM]).replace("\t", " ")
 
     def serves(self, case: Case) -> bool:
-        """Plain frames on one queue pair."""
-        return case.kind in {"tx", "rx"} and case.segments == 1
+        """Plain frames on one queue pair; it polls whatever the driver does."""
+        return (case.kind in {"tx", "rx"} and case.segments == 1) or (case.kind == "rtt" and case.polled)
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
