@@ -50,7 +50,7 @@ class Bed:
     Args:
         folder: for sockets and logs, with a short path.
         driver_cpus: where the driver, and what the host sends, is run; the second for a second queue pair.
-        device_cpus: where the device is run, likewise. With fewer than four processors some of these are the same.
+        device_cpus: where the device is run, likewise. With fewer than four processors some are the same.
     """
 
     folder: Path

@@ -8,7 +8,7 @@ import select
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,15 @@ STATE = np.dtype(
 )
 
 
+class _Pinger(NamedTuple):
+    """What the compiled loop works on; ``state`` is one record of ``STATE``, shape ``(1,)``."""
+
+    rx: Virtqueue
+    tx: Virtqueue
+    pool: Pool
+    state: Any
+
+
 def echo_request(wire: Wire) -> bytes:
     """A frame of 64 bytes from the guest that asks the host to answer (RFC 792)."""
     icmp = struct.pack(">BBHHH", _ECHO_REQUEST, 0, 0, 1, 1) + bytes(_PAYLOAD_BYTES)
@@ -71,7 +80,8 @@ def ping_pong(device: Device, case: Case) -> Iterator[Turn]:
     call_fd = None if case.polled else pair.rx.ring.call_fd
 
     def turn(seconds: float) -> dict[str, float]:
-        count = ping(pair.rx.virtqueue, pair.tx.virtqueue, pool, state, times, int(seconds * 1e9))
+        work = _Pinger(pair.rx.virtqueue, pair.tx.virtqueue, pool, state)
+        count = ping(work, times, int(seconds * 1e9))
         if count <= 0:
             raise MpnetError(
                 "a ping from the guest was not answered within a second", "is the TAP's host address up?"
@@ -86,10 +96,11 @@ def ping_pong(device: Device, case: Case) -> Iterator[Turn]:
 
 
 @compiled
-def ping(rx: Virtqueue, tx: Virtqueue, pool: Pool, state: Any, times: NDArray[np.int64], nanoseconds: int) -> int:
+def ping(pinger: _Pinger, times: NDArray[np.int64], nanoseconds: int) -> int:
     """Ping for so long; nanoseconds of each round trip go to ``times``. How many, or -1 where one was lost."""
-    work = state[0]
-    refill(rx, pool)
+    work = pinger.state[0]
+    tx = pinger.tx
+    refill(pinger.rx, pinger.pool)
     count = 0
     now = clock_ns(_CLOCK_MONOTONIC, work.scratch_at)
     end = now + nanoseconds
@@ -100,7 +111,7 @@ def ping(rx: Virtqueue, tx: Virtqueue, pool: Pool, state: Any, times: NDArray[np
         add_one(tx, work.buffer, work.length, 0)
         suppress_calls(tx)
         notify(tx)
-        if not _await(rx, pool, state, started):
+        if not _await(pinger, started):
             return -1
         now = clock_ns(_CLOCK_MONOTONIC, work.scratch_at)
         times[count] = now - started
@@ -109,9 +120,10 @@ def ping(rx: Virtqueue, tx: Virtqueue, pool: Pool, state: Any, times: NDArray[np
 
 
 @compiled
-def _await(rx: Virtqueue, pool: Pool, state: Any, started: int) -> bool:
+def _await(pinger: _Pinger, started: int) -> bool:
     """Take the answer; False where none came within a second, or the queue broke."""
-    work = state[0]
+    work = pinger.state[0]
+    rx, pool = pinger.rx, pinger.pool
     got = refill(rx, pool)
     while got == 0:
         if work.call_fd >= 0 and not request_call(rx):

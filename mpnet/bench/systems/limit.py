@@ -15,6 +15,8 @@ from mpnet.bench import loops
 from mpnet.bench.bed import Bed, Wire
 from mpnet.bench.case import Case
 from mpnet.bench.generator import frames, generator
+from mpnet.bench.ping import echo_request, percentiles
+from mpnet.bench.reflex import answer, ask, reflex, stop
 from mpnet.bench.system import Turn
 from mpnet.bench.work import WARM, amount, rate
 from mpnet.jit.uring import Uring
@@ -23,6 +25,7 @@ from mpnet.virtio.features import Feature, has
 from mpnet.virtio.net_header import BYTES
 
 _ROOM = 1 << 17
+_MOST_ROUNDS = 1 << 20
 
 
 class Limit:
@@ -125,4 +128,26 @@ def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Ite
         yield turn
 
 
-_TURNS: dict[str, Callable[[Wire, Case, int, ThreadPoolExecutor], Any]] = {"tx": _transmit, "rx": _receive}
+@contextmanager
+def _round_trips(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
+    """A wake-up, a write, a read and a wake-up back."""
+    times = np.zeros(_MOST_ROUNDS, np.int64)
+
+    def turn(seconds: float) -> dict[str, float]:
+        with reflex(fd, bytes(BYTES) + echo_request(wire), polled=case.polled) as state:
+            answering = thread.submit(answer, state)
+            try:
+                count = ask(state, times, int(seconds * 1e9))
+            finally:
+                stop(state)
+                answering.result()
+            return percentiles(times[:count])
+
+    yield turn
+
+
+_TURNS: dict[str, Callable[[Wire, Case, int, ThreadPoolExecutor], Any]] = {
+    "tx": _transmit,
+    "rx": _receive,
+    "rtt": _round_trips,
+}
