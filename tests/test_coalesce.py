@@ -143,7 +143,8 @@ def test_a_burst_of_one_flow_is_one_superframe(
     flow = Flow(1, tcp, ipv6, vlan)
     frames = [flow.frame(quirk) for _ in range(20)] + [flow.frame("one byte")]
     shared = harness.segment.rings[1]
-    before = [int(shared[name]) for name in ("packets", "bytes", "coalesced", "coalesced_frames")]
+    counters = ("packets", "bytes", "coalesced", "coalesced_frames", "coalesced_saved_bytes")
+    before = [int(shared[name]) for name in counters]
     packets = exchange(harness, frames)
     assert len(packets) == 1
     assert packets[0].gso_type == ((GSO_TCPV6 if ipv6 else GSO_TCPV4) if tcp else GSO_UDP_L4)
@@ -151,9 +152,10 @@ def test_a_burst_of_one_flow_is_one_superframe(
     assert [piece for packet in packets for piece in segment(packet)] == [
         piece for frame in frames for piece in as_sent(frame)
     ]
-    after = [int(shared[name]) for name in ("packets", "bytes", "coalesced", "coalesced_frames")]
+    after = [int(shared[name]) for name in counters]
     grown = [new - old for new, old in zip(after, before, strict=True)]
-    assert grown == [21, sum(len(frame.data) for frame in frames), 21, 1]
+    octets = sum(len(frame.data) for frame in frames)
+    assert grown == [21, octets, 21, 1, octets - len(packets[0].frame)]
 
 
 @pytest.mark.parametrize(("tcp", "ipv6"), KINDS.values(), ids=KINDS.keys())

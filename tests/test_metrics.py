@@ -101,6 +101,9 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
         written[index, name] = segment.rings[index][name] = next(numbers)
     for index, reason in itertools.product(range(2 * PAIRS), DropReason):
         written[index, reason] = segment.rings[index].drops[reason] = next(numbers)
+    coalesced = ("coalesced", "coalesced_frames", "coalesced_saved_bytes")
+    for pair, name in itertools.product(range(PAIRS), coalesced):
+        written[2 * pair + 1, name] = segment.rings[2 * pair + 1][name] = next(numbers)
     for pair in range(PAIRS):
         segment.rings[2 * pair].entries, segment.rings[2 * pair].available_entries = 256 + pair, 100 + pair
     page = scrape(metrics)
@@ -116,6 +119,8 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
             assert value == written[index, reason]
     for pair in range(PAIRS):
         labels = {"device": segment.name, "queue": str(pair)}
+        for name, field in zip(("coalesced_packets", *coalesced[1:]), coalesced, strict=True):
+            assert page.value(f"mpnet_queue_tx_{name}_total", **labels) == written[2 * pair + 1, field]
         assert page.value("mpnet_queue_rx_ring_entries", **labels) == 256 + pair
         assert page.value("mpnet_queue_rx_ring_available_entries", **labels) == 100 + pair
 
