@@ -32,6 +32,8 @@ STATE = np.dtype(
         ("frames_at", "i8"),
         ("timespec", "i8", (2,)),
         ("timespec_at", "i8"),
+        ("feed_timespec", "i8", (2,)),
+        ("feed_timespec_at", "i8"),
     ]
 )
 
@@ -44,6 +46,7 @@ def make_state(fd: int, data: NDArray[np.uint8], size: int) -> Any:
     record.fd, record.data, record.size, record.count = fd, data.ctypes.data, size, len(data) // size
     record.stop_at, record.frames_at = start + fields["stop"][1], start + fields["frames"][1]
     record.timespec_at = start + fields["timespec"][1]
+    record.feed_timespec_at = start + fields["feed_timespec"][1]
     return state
 
 
@@ -99,12 +102,12 @@ def read_each(state: Any) -> None:
 def feed(state: Any, sender: Generator, nanoseconds: int) -> int:
     """Send what ``read_each`` reads in another thread, for so long; nanoseconds it took."""
     work = state[0]
-    timespec = np.zeros(2, np.int64)
+    timespec = work.feed_timespec_at  # not the reader's
     begin(sender, load_acquire_i64(work.frames_at))
-    started = clock_ns(_CLOCK_MONOTONIC, timespec.ctypes.data)
+    started = clock_ns(_CLOCK_MONOTONIC, timespec)
     now = started
     while now - started < nanoseconds:
         for _ in range(_CLOCK_EVERY):
             generate(sender, load_acquire_i64(work.frames_at))
-        now = clock_ns(_CLOCK_MONOTONIC, timespec.ctypes.data)
+        now = clock_ns(_CLOCK_MONOTONIC, timespec)
     return now - started
