@@ -209,6 +209,27 @@ def test_checksums_are_verified_over_buffers_of_any_cut(harness: Harness, tcp: b
         assert len(packets) == 1
 
 
+def test_a_superframe_has_as_many_pieces_as_writev_takes(harness: Harness) -> None:
+    flow = Flow(1, tcp=False, ipv6=False, size=100)
+    frames = [flow.frame() for _ in range(60)]
+    packets = exchange(harness, frames, Layout((12, 42, *(4,) * 15), 0))
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == [60]
+    flow = Flow(1, tcp=False, ipv6=False, size=100)
+    frames = [flow.frame() for _ in range(64)]
+    packets = exchange(harness, frames, Layout((12, 42, *(4,) * 15), 0))
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) if packet.gso_type else 1 for packet in packets] == [63, 1]
+
+
+def test_a_superframe_has_64_frames_at_most(harness: Harness) -> None:
+    flow = Flow(1, tcp=False, ipv6=False, size=100)
+    frames = [flow.frame() for _ in range(256)]
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == [64] * 4
+
+
 def test_a_frame_in_too_many_pieces_goes_alone(harness: Harness) -> None:
     flow = Flow(1, tcp=False, ipv6=False, size=201)
     frames = [flow.frame() for _ in range(6)]

@@ -25,11 +25,13 @@ from mpnet.workers.flow import (
     sequence_number,
     transport_protocol,
 )
-from mpnet.workers.send import send_frame, send_superframe
-from mpnet.workers.state import BURST, FLOW_SLOTS, MAX_PIECES, RIGHT, UNKNOWN, WRONG, Context
+from mpnet.workers.send import MAX_WRITE_SEGMENTS, send_frame, send_superframe
+from mpnet.workers.state import FLOW_SLOTS, MAX_PIECES, RIGHT, TX_FRAMES, UNKNOWN, WRONG, Context
 
 MAX_PACKET_BYTES = 65535
 """What an IPv4 header's length can say; IPv6 packets are kept as short."""
+MAX_FRAMES = 64
+"""Frames in one superframe: the kernel's limit for UDP."""
 
 
 @compiled
@@ -38,6 +40,7 @@ def begin_burst(ctx: Context) -> None:
     worker = ctx.worker[0]
     worker.burst += 1
     worker.held = 0
+    worker.written = 0
     worker.joined_used = 0
 
 
@@ -105,7 +108,7 @@ def _find(ctx: Context, number: int) -> int:
 def _frame_in(ctx: Context, slot: int) -> int:
     """The frame of this burst in a slot, or -1."""
     entry = ctx.flows[slot]
-    return int(entry % BURST) if entry // BURST == ctx.worker[0].burst else -1
+    return int(entry % TX_FRAMES) if entry // TX_FRAMES == ctx.worker[0].burst else -1
 
 
 @compiled
@@ -118,7 +121,7 @@ def _hold(ctx: Context, slot: int, number: int) -> None:
     frame.pieces = frame.end - frame.first
     frame.last = number
     frame.next = -1
-    ctx.flows[slot] = ctx.worker[0].burst * BURST + number
+    ctx.flows[slot] = ctx.worker[0].burst * TX_FRAMES + number
     ctx.worker[0].held += 1
 
 
@@ -145,6 +148,8 @@ def _fits(ctx: Context, held: int, number: int) -> bool:
     if not frame.mergeable or frame.payload > first.payload:
         return False
     if first.headers - first.network + first.total + frame.payload > MAX_PACKET_BYTES:
+        return False
+    if first.count >= MAX_FRAMES or first.pieces + frame.end - frame.first >= MAX_WRITE_SEGMENTS:
         return False
     if not same_headers(first, frame) or not _follows(first, frame):
         return False

@@ -41,6 +41,7 @@ def send_frame(ctx: Context, index: int, number: int) -> None:
     """
     ring = ctx.rings[index]
     frame = ctx.frames[number]
+    ctx.worker[0].written += 1
     first, end = frame.first, frame.end
     if end - first >= MAX_WRITE_SEGMENTS:
         rest = frame.octets - frame.headers
@@ -68,6 +69,7 @@ def send_superframe(ctx: Context, index: int, number: int) -> None:
     """
     ring = ctx.rings[index]
     frame = ctx.frames[number]
+    ctx.worker[0].written += 1
     header = frame.private + PRIVATE_BYTES
     copy(header, frame.private, ring.header_bytes + frame.headers)
     _finish_headers(ctx, header, header + ring.header_bytes, number)

@@ -15,15 +15,19 @@ MAX_IOVECS = 131072
 MAX_SEGMENTS = split_ring.MAX_SIZE
 """Descriptors of one chain, indirect ones included."""
 BURST = 64
-"""Frames a queue may move before the next queue has its turn."""
+"""Frames a queue may move before the next queue has its turn; frames that go to the TAP together are one."""
+TX_FRAMES = 256
+"""Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
 BURST_SEGMENTS = 4096
 """Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
-FLOW_SLOTS = 4 * BURST
-"""Slots of the table of a burst's flows: never more than a quarter is in use."""
+FLOW_SLOTS = 256
+"""Slots of the table of a burst's flows, of which there are ``BURST`` at most."""
 MAX_PIECES = 16
 """Buffers at most of a frame that is coalesced; the kernel's own limit for a packet is 17."""
-PRIVATE_BYTES = 192
-"""Room for a virtio-net header and a frame's headers: 14 + 4 of a tag, 40 of IPv6, 60 of TCP at most."""
+HEADERS_BYTES = 12 + 14 + 4 + 40 + 60
+"""The most that headers take: virtio-net, Ethernet, a tag, IPv6, TCP with all its options."""
+PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
+"""Room for headers."""
 MAX_EVENTS = 256
 HEARTBEAT_MS = 500
 """The longest sleep: how often an idle worker shows that it lives."""
@@ -50,7 +54,8 @@ WORKER = np.dtype(
         ("header", "i8"),  # address of the private copy of a virtio-net header
         ("burst", "i8"),  # tx bursts so far: what of the table of flows is of this one
         ("held", "i8"),  # packets of this burst that wait for more of their flow
-        ("joined", "i8"),  # address of BURST * (MAX_PIECES + 1) struct iovec: the buffers of superframes
+        ("written", "i8"),  # packets of this burst that have been written to the TAP, or refused by it
+        ("joined", "i8"),  # address of TX_FRAMES * (MAX_PIECES + 1) struct iovec: the buffers of superframes
         ("joined_used", "i8"),  # of these, in this burst
         ("events", "i8"),
         ("timespec", "i8"),
@@ -145,7 +150,7 @@ class Context(NamedTuple):
         chains: ``CHAIN`` records: the chains of the window.
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
-        flows: the frame last seen of each flow of the tx burst, by hash; ``burst * BURST + number``.
+        flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
     """
 
     worker: Any
@@ -198,9 +203,9 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
     own.timespec = scratch.allocate(16)
     own.one = scratch.keep(np.ones(1, np.int64))
-    own.joined = scratch.allocate(16 * BURST * (MAX_PIECES + 1))
-    frames = _records(FRAME, BURST)
-    private = scratch.allocate(2 * PRIVATE_BYTES * BURST)
+    own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
+    frames = _records(FRAME, TX_FRAMES)
+    private = scratch.allocate(2 * PRIVATE_BYTES * TX_FRAMES)
     for number, frame in enumerate(frames):
         frame.private = private + 2 * PRIVATE_BYTES * number
     return Context(

@@ -9,7 +9,7 @@ from mpnet.workers.chain import READABLE, chain_bytes, gather, strip, walk
 from mpnet.workers.coalesce import begin_burst, flush, offer
 from mpnet.workers.ring import available, break_ring, memory_was_lost, publish, refuse_kicks, want_kicks
 from mpnet.workers.send import send_frame
-from mpnet.workers.state import BURST, BURST_SEGMENTS, PRIVATE_BYTES, Context
+from mpnet.workers.state import BURST, BURST_SEGMENTS, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
 ETHERNET_HEADER_BYTES = 14
@@ -37,16 +37,17 @@ def transmit(ctx: Context, index: int) -> int:
         return 0
     refuse_kicks(ctx, index)
     begin_burst(ctx)
+    worker = ctx.worker[0]
     taken = 0
     slot = 0
     fault = 0
     # All frames' buffers stay listed until the burst is over: some wait for others of their flow.
-    while taken < min(pending, BURST) and slot < BURST_SEGMENTS:
+    while taken < min(pending, TX_FRAMES) and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
         head = avail_entry(ring.avail, ring.avail_index + taken, ring.entries)
         # A slot stays free for the private copy of the headers.
         end = walk(ctx, index, head, slot + 1, READABLE)
         if end < 0:
-            fault = ctx.worker[0].fault
+            fault = worker.fault
             break
         _send_chain(ctx, index, taken, slot + 1, end)
         slot = end
@@ -91,7 +92,7 @@ def _accept(ctx: Context, index: int, number: int, begin: int, end: int) -> int:
         return _SHORT_CHAIN
     if total > SPILL_BYTES:
         return _TOO_LONG
-    gather(ctx, frame.private, begin, min(total, PRIVATE_BYTES) if ring.coalesce else ring.header_bytes)
+    gather(ctx, frame.private, begin, min(total, HEADERS_BYTES) if ring.coalesce else ring.header_bytes)
     if ring.header_bytes >= _HEADER_BYTES:
         # num_buffers is not the driver's to set (5.1.6.2.1), and is not there at all in the legacy header.
         store_u16(frame.private + _NUM_BUFFERS, 0)
