@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +12,7 @@ import msgspec
 from mpnet.bench.bed import Bed
 from mpnet.bench.case import CASES, Case
 from mpnet.bench.environment import Environment, Observer
-from mpnet.bench.statistics import NOISY_STEAL, Result, compare, noise
+from mpnet.bench.statistics import NOISY_STEAL, NOISY_WAIT, Result, compare, noise
 from mpnet.bench.system import System, Turn
 from mpnet.bench.systems.registry import OURS, PEERS
 from mpnet.errors import MpnetError
@@ -79,7 +79,7 @@ def run(choice: Choice, progress: Progress) -> Document:
         bed = Bed.make(Path(folder))
         for case in cases:
             able = [system for system in systems if system.serves(case)]
-            results += _compared(case, _measured(bed, case, able, choice, step))
+            results += _compared(case, _measured(bed, case, able, choice, _Watch(observer, step)))
         progress(total, total, "")
     environment = observer.environment(bed, systems, asdict(choice))
     environment.skipped = skipped
@@ -111,9 +111,15 @@ def _turns(case: Case, systems: Sequence[System], choice: Choice) -> int:
     return (choice.rounds + 1) * sum(system.serves(case) for system in systems)
 
 
-def _measured(
-    bed: Bed, case: Case, systems: Sequence[System], choice: Choice, step: Callable[[str], None]
-) -> _Samples:
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Who is told of each turn: the observer of the machine, and whoever looks on."""
+
+    observer: Observer
+    step: Callable[[str], None]
+
+
+def _measured(bed: Bed, case: Case, systems: Sequence[System], choice: Choice, watch: _Watch) -> _Samples:
     """Start every system, then A B C, A B C, …; the first round is not kept."""
     samples: _Samples = {system.name: {} for system in systems}
     with ExitStack() as stack:
@@ -122,8 +128,9 @@ def _measured(
             turns[system.name] = stack.enter_context(system.open(bed, case))
         for number in range(choice.rounds + 1):
             for name, turn in turns.items():
-                step(f"{case.name}: {name}, " + (f"round {number}" if number else "warm-up"))
-                figures = turn(choice.duration)
+                watch.step(f"{case.name}: {name}, " + (f"round {number}" if number else "warm-up"))
+                with watch.observer.watch_thread() if case.kind in {"tx", "rx"} else nullcontext():
+                    figures = turn(choice.duration)
                 if number:
                     for figure, value in figures.items():
                         samples[name].setdefault(figure, []).append(value)
@@ -143,6 +150,10 @@ def _noise(environment: Environment, results: Sequence[Result]) -> list[str]:
     found = [noise(result) for result in results if result.system != OURS.name]
     if environment.steal > NOISY_STEAL:
         found.append(f"the hypervisor took {environment.steal:.0%} of the time (limit {NOISY_STEAL:.0%})")
+    if environment.wait > NOISY_WAIT:
+        found.append(
+            f"other work had the driver's processor {environment.wait:.0%} of the time (limit {NOISY_WAIT:.0%})"
+        )
     if environment.driver_cpu == environment.device_cpu:
         found.append("driver and device shared the only processor there is")
     return [each for each in found if each]

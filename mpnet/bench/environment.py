@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Environment(msgspec.Struct, kw_only=True):
         commit: of the source tree; empty outside one.
         load_average: over a minute, before and after.
         steal: share of all processors' time that the hypervisor took during the run.
+        wait: share of the driver's time at full speed in which something else had its processor.
         noise: ratios that mean nothing, and why.
         skipped: systems that could not be run here, and why.
     """
@@ -46,6 +48,7 @@ class Environment(msgspec.Struct, kw_only=True):
     commit: str
     load_average: list[float]
     steal: float
+    wait: float
     noise: list[str]
     skipped: dict[str, str]
 
@@ -54,8 +57,18 @@ class Observer:
     """Looks at the machine when made, and again when asked for the environment."""
 
     def __init__(self) -> None:
+        self._ran = self._waited = 0
         self._load = os.getloadavg()[0]
         self._before = _processor_times()
+
+    @contextmanager
+    def watch_thread(self) -> Iterator[None]:
+        """Note how long the calling thread ran in the block, and how long it had to wait for its processor."""
+        ran, waited = _schedule()
+        yield
+        now_ran, now_waited = _schedule()
+        self._ran += now_ran - ran
+        self._waited += now_waited - waited
 
     def environment(self, bed: Bed, systems: Sequence[System], flags: dict[str, Any]) -> Environment:
         """What there is to say at the end of a run, but for noise and what was skipped."""
@@ -72,6 +85,7 @@ class Observer:
             commit=_commit(),
             load_average=[self._load, os.getloadavg()[0]],
             steal=spent[_STEAL - 1] / max(1, sum(spent[:_STEAL])),
+            wait=self._waited / max(1, self._ran + self._waited),
             noise=[],
             skipped={},
         )
@@ -79,6 +93,12 @@ class Observer:
 
 def _processor_times() -> list[int]:
     return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+
+
+def _schedule() -> tuple[int, int]:
+    """Nanoseconds that this thread has run, and waited to run."""
+    ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return int(ran), int(waited)
 
 
 def _cpu_model() -> str:

@@ -9,6 +9,8 @@ NOISY_RATIO = 0.2
 """A ratio is noisy where the middle half of the rounds' ratios is wider than this share of their median."""
 NOISY_STEAL = 0.05
 """A run is noisy where the hypervisor took more than this share of the processors' time."""
+NOISY_WAIT = 0.05
+"""A run is noisy where the driver waited for its processor for more than this share of the time."""
 
 
 class Result(msgspec.Struct, kw_only=True, frozen=True):

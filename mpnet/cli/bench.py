@@ -103,8 +103,10 @@ def _print(whole: dict[str, Any]) -> None:
         before = result["case"]
     console.print(table)
     environment = whole["environment"]
+    if environment["noise"]:
+        console.print("These ratios mean nothing, repeat the run on a quieter machine:")
     for reason in environment["noise"]:
-        console.print(f"[yellow]noise[/]: {reason}: this ratio means nothing", soft_wrap=True)
+        console.print(f"[yellow]noise[/]: {reason}", soft_wrap=True)
     for name, reason in environment["skipped"].items():
         console.print(f"left out: {name}: {reason}", soft_wrap=True)
     console.print(_where(environment), soft_wrap=True)
@@ -123,8 +125,9 @@ def _number(value: float) -> str:
 def _where(environment: dict[str, Any]) -> str:
     flags = environment["flags"]
     load = " → ".join(f"{load:.1f}" for load in environment["load_average"])
+    lost = f"stolen {environment['steal']:.1%}, waited {environment['wait']:.1%}"
+    places = f"driver on processor {environment['driver_cpu']}, device on {environment['device_cpu']}"
     return (
-        f"{environment['cpu']}, {environment['cpus']} processors, Linux {environment['kernel'].split()[0]}; load "
-        f"{load}, stolen {environment['steal']:.1%}; driver on processor {environment['driver_cpu']}, device on "
-        f"{environment['device_cpu']}; {flags['rounds']} rounds of {flags['duration']:g} s"
+        f"{environment['cpu']}, {environment['cpus']} processors, Linux {environment['kernel'].split()[0]}; "
+        f"load {load}, {lost}; {places}; {flags['rounds']} rounds of {flags['duration']:g} s"
     )
