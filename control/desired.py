@@ -25,6 +25,7 @@ class RingSetting:
         features: those negotiated.
         enabled: as SET_VRING_ENABLE and the driver's number of queue pairs have it.
         fds: kick, call and error; None where there is none.
+        coalesce: several frames of a flow may become one on their way to the TAP.
         base: where to begin, until a worker has taken it; then the ring state in the segment says.
     """
 
@@ -34,6 +35,7 @@ class RingSetting:
     features: int
     enabled: bool
     fds: tuple[int | None, int | None, int | None]
+    coalesce: bool = False
     base: int | None = None
 
     def errand(self) -> Errand:
@@ -51,6 +53,7 @@ class RingSetting:
             kick=kick,
             call=call,
             err=err,
+            coalesce=self.coalesce,
             base=self.base,
         )
         return message, [fd for fd in self.fds if fd is not None]

@@ -106,7 +106,7 @@ class Device:
             limits=self._limits,
         )
         self.supervisor = Supervisor(self.tap.fds, around)
-        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment)
+        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, coalesce=self.config.gro)
 
     async def stop(self) -> None:
         """Stop the workers and give back segment and TAP; the session has ended before."""

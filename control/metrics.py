@@ -130,6 +130,7 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
                 for reason in DropReason:
                     drops.add_metric([*labels, reason.name.lower()], int(ring.drops[reason]))
         yield from (packets, octets, drops)
+    yield from _coalescing_families(segments)
     entries = GaugeMetricFamily(
         "mpnet_queue_rx_ring_entries", "Size of the rx ring; 0 when stopped.", labels=_QUEUE
     )
@@ -142,6 +143,23 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
             entries.add_metric(labels, int(ring.entries))
             available.add_metric(labels, int(ring.available_entries))
     yield from (entries, available)
+
+
+_COALESCING_COUNTERS = {
+    "coalesced_packets": ("coalesced", "Frames of the guest's tx queue that went out as a part of a superframe."),
+    "coalesced_frames": ("coalesced_frames", "Superframes made of frames of the guest's tx queue."),
+    "coalesced_saved_bytes": ("coalesced_saved_bytes", "Bytes of headers that superframes did not repeat."),
+}
+
+
+def _coalescing_families(segments: Iterable[Segment]) -> Iterator[Metric]:
+    """How far frames of one flow went to the host together: what the TAP counts is less by that."""
+    for name, (field, help_text) in _COALESCING_COUNTERS.items():
+        family = CounterMetricFamily(f"mpnet_queue_tx_{name}", help_text, labels=_QUEUE)
+        for segment in segments:
+            for pair in range(segment.queue_pairs):
+                family.add_metric([segment.name, str(pair)], int(segment.rings[2 * pair + 1][field]))
+        yield family
 
 
 _RING_COUNTERS = {

@@ -18,7 +18,10 @@ class Rings:
     queue pairs; to workers and in the segment the control queue is the last ring at all times.
     """
 
-    def __init__(self, backend: Backend, supervisor: Supervisor, tap: Tap, segment: Segment) -> None:
+    def __init__(
+        self, backend: Backend, supervisor: Supervisor, tap: Tap, segment: Segment, *, coalesce: bool = False
+    ) -> None:
+        self._coalesce = coalesce
         self._backend = backend
         self._supervisor = supervisor
         self._tap = tap
@@ -105,6 +108,7 @@ class Rings:
             features=self._backend.features,
             enabled=self._enabled(index),
             fds=(ring.kick_fd, ring.call_fd, ring.err_fd),
+            coalesce=self._coalesce,
             base=base,
         )
 

@@ -275,6 +275,8 @@ def test_what_the_source_sends_is_right_on_the_wire(memory: GuestMemory, stream:
                 del again[part].chksum
         assert bytes(again) == data[12:]
         assert packet[layer].sport == stream.first_port + number % stream.flows
+        if stream.tcp:
+            assert packet[TCP].seq == 1 + number // stream.flows * stream.segment_bytes
         assert len(data) == 12 + stream.frame_bytes
         assert struct.unpack_from("<I", bytes(packet[layer].payload), 4)[0] == number // stream.flows
     queue.close()

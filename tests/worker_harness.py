@@ -146,6 +146,7 @@ class Harness:
             kick=ring.kick_fd is not None,
             call=ring.call_fd is not None,
             err=ring.err_fd is not None,
+            coalesce=True,
             base=base,
         )
         return self.ask(spec, fds)

@@ -124,6 +124,16 @@ def scatter(ctx: Context, slot: int, skip: int, source: int, size: int) -> None:
 
 
 @compiled
+def strip(ctx: Context, slot: int, size: int) -> int:
+    """Cut ``size`` bytes off the buffers from ``slot`` on, which hold more; returns the first that is left."""
+    while iovec_length(ctx, slot) <= size:
+        size -= iovec_length(ctx, slot)
+        slot += 1
+    set_iovec(ctx, slot, iovec_base(ctx, slot) + size, iovec_length(ctx, slot) - size)
+    return slot
+
+
+@compiled
 def indirect_table(ctx: Context, address: int, size: int, slot: int) -> int:
     """Where the indirect table of ``size`` bytes can be read, or 0.
 

@@ -14,7 +14,7 @@ from mpnet.virtio.features import Feature, has
 from mpnet.workers.memory import GuestMemory
 from mpnet.workers.packed import replay
 from mpnet.workers.ring import break_ring, call
-from mpnet.workers.state import Context
+from mpnet.workers.state import COALESCE_ALL, Context
 from mpnet.workers.watch import Watch
 
 
@@ -160,6 +160,7 @@ class Rings:
         ring.offloads = int(has(features, Feature.GUEST_CSUM))
         ring.header_bytes = net_header.header_bytes(features)
         ring.expected = 1
+        ring.coalesce = COALESCE_ALL if spec.coalesce else 0
 
     def _place(self, spec: SetRing) -> None:
         """Where to go on: from shared memory, or, when control starts the ring, where the ring itself says.

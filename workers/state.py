@@ -15,9 +15,19 @@ MAX_IOVECS = 131072
 MAX_SEGMENTS = split_ring.MAX_SIZE
 """Descriptors of one chain, indirect ones included."""
 BURST = 64
-"""Frames a queue may move before the next queue has its turn."""
+"""Frames a queue may move before the next queue has its turn; frames that go to the TAP together are one."""
+TX_FRAMES = 256
+"""Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
 BURST_SEGMENTS = 4096
 """Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
+FLOW_SLOTS = 256
+"""Slots of the table of a burst's flows, of which there are ``BURST`` at most."""
+MAX_PIECES = 16
+"""Buffers at most of a frame that is coalesced; the kernel's own limit for a packet is 17."""
+HEADERS_BYTES = 12 + 14 + 4 + 40 + 60
+"""The most that headers take: virtio-net, Ethernet, a tag, IPv6, TCP with all its options."""
+PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
+"""Room for headers."""
 MAX_EVENTS = 256
 HEARTBEAT_MS = 500
 """The longest sleep: how often an idle worker shows that it lives."""
@@ -45,6 +55,11 @@ WORKER = np.dtype(
         ("bounce", "i8"),  # address of SPILL_BYTES for a frame in too many pieces
         ("table", "i8"),  # address of a private copy of an indirect table that crosses regions
         ("header", "i8"),  # address of the private copy of a virtio-net header
+        ("burst", "i8"),  # tx bursts so far: what of the table of flows is of this one
+        ("held", "i8"),  # packets of this burst that wait for more of their flow
+        ("written", "i8"),  # packets of this burst that have been written to the TAP, or refused by it
+        ("joined", "i8"),  # address of TX_FRAMES * (MAX_PIECES + 1) struct iovec: the buffers of superframes
+        ("joined_used", "i8"),  # of these, in this burst
         ("events", "i8"),
         ("timespec", "i8"),
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
@@ -82,8 +97,41 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
     ]
 )
+FRAME = np.dtype(
+    [
+        ("private", "i8"),  # address of PRIVATE_BYTES: copy of its headers; as many follow for a superframe's
+        ("start", "i8"),  # address of the private copy of the frame itself
+        ("first", "i8"),  # the frame's buffers but for what is taken from the private copy: the first slot
+        ("end", "i8"),
+        ("octets", "i8"),  # of the frame, without virtio-net header
+        ("headers", "i8"),  # bytes that are taken from the private copy
+        ("gso_type", "i8"),  # what its flow's superframes are (net_header.GSO_*), 0: its flow is not known
+        ("ipv6", "i8"),
+        ("network", "i8"),  # offsets in the frame
+        ("transport", "i8"),
+        ("payload", "i8"),  # bytes
+        ("hashed", "i8"),  # of addresses and ports
+        ("mergeable", "i8"),  # it may be part of a superframe, if its checksum is right
+        ("checksum", "i8"),  # UNKNOWN, RIGHT or WRONG
+        ("final", "i8"),  # no frame may follow it in a superframe
+        ("held", "i8"),  # it waits, as the first of what may become a superframe, with:
+        ("count", "i8"),  # frames in it
+        ("total", "i8"),  # bytes of payload
+        ("pieces", "i8"),  # buffers
+        ("last", "i8"),  # its last frame
+        ("fixed_id", "i8"),  # IPv4: all frames have the same identification
+        ("next", "i8"),  # the frame that follows in the superframe, or -1
+    ]
+)
+COALESCE_TCP = 1
+COALESCE_UDP = 2
+COALESCE_ALL = COALESCE_TCP | COALESCE_UDP
+UNKNOWN = 0
+RIGHT = 1
+WRONG = 2
 REGION = np.dtype([("guest_address", "i8"), ("length", "i8"), ("host_address", "i8")])
 WINDOW = np.dtype(
     [
@@ -111,6 +159,8 @@ class Context(NamedTuple):
         window: one ``WINDOW`` record: the rx buffers that lie ready.
         chains: ``CHAIN`` records: the chains of the window.
         pairs: queue pairs served; the first ``worker.pairs`` count.
+        frames: ``FRAME`` records: the frames of the tx burst.
+        flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
     """
 
     worker: Any
@@ -121,6 +171,8 @@ class Context(NamedTuple):
     window: Any
     chains: Any
     pairs: Any
+    frames: Any
+    flows: Any
 
 
 class Scratch:
@@ -161,6 +213,11 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
     own.timespec = scratch.allocate(16)
     own.one = scratch.keep(np.ones(1, np.int64))
+    own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
+    frames = _records(FRAME, TX_FRAMES)
+    private = scratch.allocate(2 * PRIVATE_BYTES * TX_FRAMES)
+    for number, frame in enumerate(frames):
+        frame.private = private + 2 * PRIVATE_BYTES * number
     return Context(
         worker=worker,
         rings=_records(RING, len(shared)),
@@ -170,4 +227,6 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         window=_records(WINDOW, 1),
         chains=_records(CHAIN, split_ring.MAX_SIZE),
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
+        frames=frames,
+        flows=np.zeros(FLOW_SLOTS, np.int64),
     )

@@ -8,10 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from mpnet.cli.options import json_output, print_json
-from mpnet.demo.demo import Interrupted, run
+from mpnet.demo.demo import run
 from mpnet.demo.prepare import Choice
 from mpnet.demo.summary import Part, Summary
 from mpnet.demo.talk import Talk
+from mpnet.interrupt import Interrupted
 
 _SIGNAL_STATUS = 128
 _WAYS = {"rx": "to the guest", "tx": "from the guest"}

@@ -40,6 +40,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mac: unicast address; empty for one derived from ``id``, the same at every start.
         mtu: bytes of payload; 0 for the TAP's.
         create: create the TAP when it is missing.
+        gro: make one frame of several of a flow on their way to the TAP.
         client: connect to the front-end's socket instead of listening on it.
 
     Raises:
@@ -55,6 +56,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mac: str = ""
     mtu: int = 0
     create: bool = False
+    gro: bool = False
     client: bool = False
 
     def __post_init__(self) -> None:

@@ -1,31 +1,14 @@
 """What is around the demo: its folder, its namespace, and an orderly end whenever a signal comes."""
 
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from mpnet import namespace
 from mpnet.demo.prepare import Choice, Preparation
 from mpnet.demo.summary import Summary
 from mpnet.demo.talk import Talk
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(BaseException):
-    """A signal ended the demo.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
-        self.number = number
+from mpnet.interrupt import interruptible
 
 
 def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
@@ -43,7 +26,7 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
     begin = time.monotonic()
     # Short: a Unix socket's path has 107 bytes at most.
     with (
-        _interruptible(),
+        interruptible(),
         tempfile.TemporaryDirectory(prefix="mpnet-demo-", dir="/tmp") as folder,
         Preparation(choice) as preparation,
     ):
@@ -63,20 +46,3 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
         parts=parts,
         skipped=preparation.skipped,
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn the first signal to end into ``Interrupted``; further ones do not disturb the clearing up."""
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

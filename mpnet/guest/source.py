@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnet.guest.memory import GuestMemory
-from mpnet.guest.stream import Stream
+from mpnet.guest.stream import FIRST_SEQUENCE, Stream
 from mpnet.guest.virtqueue import BROKEN, Virtqueue, add_one, notify, suppress_calls, take
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u8, store_u32
 
 UNLIMITED = -1
+_SEQUENCE, _CHECKSUM = 4, 16
+"""Offsets in a TCP header (RFC 9293, 3.1)."""
 SOURCE = np.dtype(
     [
         ("buffers", "i8"),  # guest address of the first descriptor's buffer
@@ -24,6 +26,9 @@ SOURCE = np.dtype(
         ("length", "i8"),  # of a buffer: header and frame
         ("port_at", "i8"),  # offsets in a buffer
         ("payload_at", "i8"),
+        ("sequence_at", "i8"),  # of a TCP header's sequence number; 0: it has none
+        ("checksum_at", "i8"),  # of its checksum, where the device does not complete it; else 0
+        ("checksum", "i8"),  # sum of all that it covers, but for the sequence number
         ("segments", "i8"),
         ("segment_bytes", "i8"),
         ("frame_bytes", "i8"),
@@ -70,6 +75,12 @@ def make_source(
     record.stride, record.length, record.frame_bytes = stride, len(contents), len(frame)
     record.port_at = header_bytes + stream.transport_at
     record.payload_at = header_bytes + stream.payload_at
+    if stream.tcp:
+        record.sequence_at = record.port_at + _SEQUENCE
+        if not stream.offloaded:
+            record.checksum_at = record.port_at + _CHECKSUM
+            stored = int.from_bytes(frame[stream.transport_at + _CHECKSUM :][:2], "big")
+            record.checksum = (stored ^ 0xFFFF) + (FIRST_SEQUENCE ^ 0xFFFF)
     record.segments, record.segment_bytes = stream.segments, stream.segment_bytes
     record.first_port, record.flows = stream.first_port, stream.flows
     record.burst, record.flow_run, record.flow_left = burst, flow_run, flow_run
@@ -118,6 +129,8 @@ def _number(source: Source, buffer: int) -> None:
     store_u8(buffer + state.port_at, port >> 8)
     store_u8(buffer + state.port_at + 1, port)
     number = source.numbers[flow]
+    if state.sequence_at != 0:
+        _sequence(source, buffer, (FIRST_SEQUENCE + number * state.segment_bytes) & 0xFFFFFFFF)
     mark = buffer + state.payload_at
     for _ in range(state.segments):
         store_u32(mark + 4, number)
@@ -127,6 +140,20 @@ def _number(source: Source, buffer: int) -> None:
         number = (number + 1) & 0xFFFFFFFF
         mark += state.segment_bytes
     source.numbers[flow] = number
+
+
+@compiled
+def _sequence(source: Source, buffer: int, sequence: int) -> None:
+    """Write a TCP frame's sequence number, and its checksum unless the device does (RFC 1071)."""
+    state = source.state[0]
+    for byte in range(4):
+        store_u8(buffer + state.sequence_at + byte, sequence >> 24 - 8 * byte)
+    if state.checksum_at != 0:
+        total = state.checksum + (sequence >> 16) + (sequence & 0xFFFF)
+        while total > 0xFFFF:
+            total = (total & 0xFFFF) + (total >> 16)
+        store_u8(buffer + state.checksum_at, ~total >> 8)
+        store_u8(buffer + state.checksum_at + 1, ~total)
 
 
 @compiled

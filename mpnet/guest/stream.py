@@ -1,8 +1,8 @@
 """Streams of numbered frames: what the traffic source sends and the sink recognises.
 
 Every datagram's payload begins with a mark that tells its flow and its number, each with its one's complement
-beside it. So a flow's frames differ in four fields and have one checksum (RFC 1071): the source never computes
-one, and what it sends is right on the wire with or without checksum offload.
+beside it. So a flow's frames differ in four fields and have one checksum (RFC 1071), but for TCP's sequence
+number, and what the source sends is right on the wire with or without checksum offload.
 
     0  magic   u32    4  number  u32    8  ~number  u32    12  ~source port, big-endian u16    14  filler
 """
@@ -20,6 +20,8 @@ from mpnet.virtio.net_header import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6
 MAGIC = 0x2E746E6D
 MARK_BYTES = 14
 MIN_FRAME = 60
+FIRST_SEQUENCE = 1
+"""TCP sequence number of a flow's datagram number 0; the next follow without a gap."""
 MAX_FRAME = 65535 + 14
 ETHERNET_BYTES = 14
 _UDP, _TCP = 17, 6
@@ -150,7 +152,9 @@ class Stream:
     def _transport(self, payload: bytes) -> bytes:
         length = _TRANSPORT_BYTES[self._protocol] + len(payload)
         if self.tcp:
-            header = struct.pack(">HHIIBBHHH", self.first_port, self.target_port, 1, 1, 5 << 4, 0x10, 65535, 0, 0)
+            header = struct.pack(
+                ">HHIIBBHHH", self.first_port, self.target_port, FIRST_SEQUENCE, 1, 5 << 4, 0x10, 65535, 0, 0
+            )
         else:
             header = struct.pack(">HHHH", self.first_port, self.target_port, length, 0)
         pseudo = b"".join(self._addresses()) + struct.pack(">IHH", length, 0, self._protocol)

@@ -36,7 +36,8 @@ STATE = np.dtype(
         ("entries", "i8"),  # not "size": of a record, that is numpy's own attribute
         ("event_idx", "i8"),
         ("kick_fd", "i8"),  # -1: the device polls
-        ("one", "i8"),  # host address of the 8 bytes written to the kick
+        ("one", "i8"),  # host address of what is written to the kick: 8 bytes, of an eventfd
+        ("one_bytes", "i8"),
         ("one_value", "i8"),
         ("free_head", "i8"),
         ("free_count", "i8"),
@@ -115,7 +116,7 @@ def make_virtqueue(
     record.event_idx, record.kick_fd = int(event_idx), kick_fd
     record.packed = int(packed)
     record.next = record.used_cursor = packed_ring.FIRST_CURSOR
-    record.one_value = 1
+    record.one_value, record.one_bytes = 1, 8
     record.one = state.ctypes.data + STATE.fields["one_value"][1]  # type: ignore[index]  # a record has fields
     links = np.arange(1, size + 1, dtype=np.int64)
     return Virtqueue(state, links, np.zeros(size, np.int64))
@@ -210,7 +211,7 @@ def kick(queue: Virtqueue) -> None:
     """Kick the device whether it asks for it or not."""
     state = queue.state[0]
     if state.kick_fd >= 0:
-        write(state.kick_fd, state.one, 8)
+        write(state.kick_fd, state.one, state.one_bytes)
         state.kicks += 1
 
 

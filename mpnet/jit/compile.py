@@ -52,11 +52,16 @@ def prune_cache() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function of integers, records and arrays; without the GIL, cached on disk."""
+    """Compile a function of integers, records and arrays; without the GIL, cached on disk.
+
+    It can make no array, and holds no reference to those it is given: their owner outlives the call. Numba would
+    count references with two locked instructions for each array of a context at each call that is not inlined,
+    which took more than half of a worker's time.
+    """
     if not JIT:
         return function
     njit: Any = numba.njit  # its dispatcher is called as the function is
-    jitted: Function = njit(nogil=True, cache=True, error_model="numpy")(function)
+    jitted: Function = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
     return jitted
 
 

@@ -4,7 +4,8 @@ These are the only accesses to memory that Python does not own. None of them che
 the bound that makes the access safe. Loads zero-extend except ``load_i64``, which is the 64-bit one.
 
 A plain load of LLVM's may be done twice, and the other side may write in between: what was checked would not
-be what is used. Every load here is atomic at least (``monotonic``), which costs nothing and is done once.
+be what is used. Every load here is atomic at least (``monotonic``), which costs nothing and is done once; only
+``summand`` is not, because sums are made of vectors.
 
 Compiled, each is one machine instruction, or a call of the C library's ``memcpy``. Acquire and release order it
 against other accesses as C11 does; ``fence`` is the full fence that the store-then-load of notification
@@ -110,6 +111,23 @@ def _copier() -> Copy:
     return typed
 
 
+def _summand() -> Callable[[int, int], int]:
+    """A plain load, the address in a form that LLVM can make a vector of."""
+    if not JIT:
+        return lambda address, index: int(ctypes.c_uint32.from_address(int(address) + 4 * int(index)).value)
+
+    @_intrinsic
+    def load_summand(typingctx: Any, address: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            element = builder.gep(_pointer(builder, args[0], 32), [args[1]])
+            return builder.zext(builder.load(element, align=1), ir.IntType(64))
+
+        return types.int64(types.int64, types.int64), codegen
+
+    typed: Callable[[int, int], int] = load_summand
+    return typed
+
+
 def _fencer() -> Fence:
     if not JIT:
 
@@ -137,14 +155,18 @@ load_u16 = _loader(16)
 load_u32 = _loader(32)
 load_i64 = _loader(64)
 load_acquire_u16 = _loader(16, "acquire")
+load_acquire_u32 = _loader(32, "acquire")
 load_acquire_i64 = _loader(64, "acquire")
 store_u8 = _storer(8)
 store_u16 = _storer(16)
 store_u32 = _storer(32)
 store_i64 = _storer(64)
 store_release_u16 = _storer(16, "release")
+store_release_u32 = _storer(32, "release")
 store_release_i64 = _storer(64, "release")
 copy = _copier()
 """``copy(target, source, size)``: copy ``size`` bytes between ranges that do not overlap."""
+summand = _summand()
+"""``summand(address, index)``: the index-th 32-bit word, only to be summed: it may be loaded twice."""
 fence = _fencer()
 """``fence()``: no load after it is done before a store that stands ahead of it."""

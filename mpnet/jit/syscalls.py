@@ -36,6 +36,9 @@ _read = _external("read", "l", "ill")
 _write = _external("write", "l", "ill")
 _epoll_wait = _external("epoll_wait", "i", "ilii")
 _clock_gettime = _external("clock_gettime", "i", "il")
+_sendmmsg = _external("sendmmsg", "i", "ilii")
+_syscall = _external("syscall", "l", "lllllll")
+_IO_URING_ENTER = 426  # the same number on every architecture
 
 if JIT:
 
@@ -83,3 +86,15 @@ def clock_ns(clock: int, timespec: int) -> int:
     """clock_gettime(2) in nanoseconds; ``timespec`` is the address of 16 bytes of scratch."""
     _clock_gettime(clock, timespec)
     return load_i64(timespec) * 1_000_000_000 + load_i64(timespec + 8)
+
+
+@compiled
+def sendmmsg(fd: int, messages: int, count: int) -> int:
+    """sendmmsg(2) of ``count`` struct mmsghdr (64 bytes each) at address ``messages``; how many were sent."""
+    return _result(_sendmmsg(fd, messages, count, 0))
+
+
+@compiled
+def io_uring_enter(fd: int, submit: int, wait: int, flags: int) -> int:
+    """io_uring_enter(2): hand over ``submit`` operations, wait until ``wait`` have ended; how many were taken."""
+    return _result(_syscall(_IO_URING_ENTER, fd, submit, wait, flags, 0, 0))

@@ -40,6 +40,7 @@ class SetRing(msgspec.Struct, tag=True):
 
     The fds are kick, call and err, in this order, as far as ``kick``, ``call`` and ``err`` say that they are
     there. Addresses are the front-end's user addresses, as in SET_VRING_ADDR.
+    ``coalesce`` lets the worker make one frame of several of a flow on a tx ring.
     ``base`` is where to begin; without it the ring goes on from its state in shared memory.
     """
 
@@ -53,6 +54,7 @@ class SetRing(msgspec.Struct, tag=True):
     kick: bool
     call: bool
     err: bool
+    coalesce: bool = False
     base: int | None = None
 
 

@@ -111,6 +111,9 @@ _RING_FIELDS = [
     ("packets", "i8"),
     ("bytes", "i8"),
     ("gso_packets", "i8"),
+    ("coalesced", "i8"),  # frames that went out as a part of a superframe; tx rings only
+    ("coalesced_frames", "i8"),  # superframes they made
+    ("coalesced_saved_bytes", "i8"),  # of headers that these did not repeat
     ("kicks", "i8"),
     ("calls", "i8"),
     ("calls_suppressed", "i8"),

@@ -1,0 +1,184 @@
+"""The cases: what work is done, and what of it is measured."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mpnet.bench.bed import GUEST_MAC, NOWHERE, Wire
+from mpnet.guest.stream import Stream
+from mpnet.virtio.features import Feature, mask
+
+Kind = Literal["tx", "rx", "rtt", "scale", "idle"]
+"""``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
+RING_SIZE = 256
+"""Descriptors of each ring, of all systems: the most QEMU gives a tx queue on a TAP."""
+_BASE = mask(
+    Feature.VERSION_1, Feature.MAC, Feature.MRG_RXBUF, Feature.RING_INDIRECT_DESC, Feature.RING_EVENT_IDX
+)
+_CSUM = mask(Feature.CSUM, Feature.GUEST_CSUM)
+_TSO = _CSUM | mask(Feature.HOST_TSO4, Feature.GUEST_TSO4)
+_FULL_FRAME = 1514
+_TSO_SEGMENTS = 44
+"""Segments of 1460 bytes: 64,240 in one frame, the most that fits 64 KiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One figure of a case.
+
+    Args:
+        name: behind the case's own, or empty.
+        unit: of its samples.
+        lower: less is better.
+    """
+
+    name: str = ""
+    unit: str
+    lower: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One kind of work.
+
+    Args:
+        name: as people type it.
+        kind: who sends what to whom; rx and tx are the guest's.
+        figures: what is measured.
+        features: virtio features the driver asks for.
+        frame_bytes: of each frame, Ethernet header included, of one segment.
+        flows: interleaved frame by frame.
+        segments: above 1, of each segmentation offload.
+        tcp: TCP instead of UDP.
+        coalesced: frames of one flow that a device may write to the TAP as one; the limit does.
+        queue_pairs: of the device, each with a worker of its own.
+        polled: the driver polls, and wants no calls.
+        about: a line for people.
+    """
+
+    name: str
+    kind: Kind
+    figures: tuple[Figure, ...]
+    about: str
+    features: int = _BASE | _CSUM
+    frame_bytes: int = 64
+    flows: int = 1
+    segments: int = 1
+    tcp: bool = False
+    coalesced: int = 1
+    queue_pairs: int = 1
+    polled: bool = False
+
+    def stream(self, wire: Wire) -> Stream:
+        """The frames: from the guest to nowhere for tx, from nowhere to the guest for rx."""
+        away = self.kind != "rx"
+        return Stream(
+            source_mac=GUEST_MAC if away else wire.mac,
+            target_mac=wire.mac if away else GUEST_MAC,
+            source=wire.guest if away else wire.host,
+            target=NOWHERE if away else wire.guest,
+            flows=self.flows,
+            frame_bytes=self.frame_bytes,
+            segments=self.segments,
+            tcp=self.tcp,
+        )
+
+
+_PPS = (Figure(unit="pps"),)
+_GBPS = (Figure(unit="Gbps"),)
+_RTT = tuple(Figure(name=name, unit="us", lower=True) for name in ("p50", "p99", "p99.9"))
+
+CASES = (
+    Case(
+        name="tx-64-flows",
+        kind="tx",
+        figures=_PPS,
+        flows=1024,
+        about="UDP frames of 64 B, 1024 interleaved flows, from the guest; dropped once routed",
+    ),
+    Case(
+        name="tx-udp-stream",
+        kind="tx",
+        figures=_PPS,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        coalesced=44,
+        about="UDP datagrams of 1514 B, 4 flows, from a guest without USO",
+    ),
+    Case(
+        name="tx-tcp-stream",
+        kind="tx",
+        figures=_PPS,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        tcp=True,
+        coalesced=_TSO_SEGMENTS,
+        about="TCP segments of 1514 B, 4 flows, from a guest without TSO",
+    ),
+    Case(
+        name="tx-tso",
+        kind="tx",
+        figures=_GBPS,
+        features=_BASE | _TSO,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        segments=_TSO_SEGMENTS,
+        tcp=True,
+        about="TSO frames of 64 KiB, 4 flows, from the guest",
+    ),
+    Case(
+        name="rx-64-flows",
+        kind="rx",
+        figures=_PPS,
+        flows=1024,
+        about="UDP frames of 64 B, 1024 interleaved flows, to the guest",
+    ),
+    Case(
+        name="rx-tso",
+        kind="rx",
+        figures=_GBPS,
+        features=_BASE | _TSO,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        segments=_TSO_SEGMENTS,
+        tcp=True,
+        about="TSO frames of 64 KiB, 4 flows, to the guest",
+    ),
+    Case(
+        name="rtt-interrupt",
+        kind="rtt",
+        figures=_RTT,
+        about="ping of the host's kernel; driver and device sleep until they are notified",
+    ),
+    Case(
+        name="rtt-polling",
+        kind="rtt",
+        figures=_RTT,
+        polled=True,
+        about="ping of the host's kernel; the driver polls",
+    ),
+    Case(
+        name="scale",
+        kind="scale",
+        figures=(
+            Figure(name="one-worker", unit="pps"),
+            Figure(name="two-workers", unit="pps"),
+            Figure(name="one-worker-cost", unit="ns/packet", lower=True),
+            Figure(name="two-workers-cost", unit="ns/packet", lower=True),
+        ),
+        flows=512,
+        queue_pairs=2,
+        about="UDP frames of 64 B from one queue pair, then from two; processor time of the workers",
+    ),
+    Case(
+        name="idle",
+        kind="idle",
+        figures=(
+            Figure(name="cpu", unit="% of a core", lower=True),
+            Figure(name="memory", unit="MiB/worker", lower=True),
+            Figure(name="recovery", unit="ms", lower=True),
+        ),
+        queue_pairs=64,
+        about="64 queue pairs without traffic: processor time, private memory, SIGKILL of a worker to service",
+    ),
+)
+"""In the order they are run."""

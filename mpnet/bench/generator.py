@@ -1,0 +1,132 @@
+"""What the host sends to a guest: frames into a TAP through a packet socket, compiled, a window at a time.
+
+The window keeps the TAP's queue from overflowing, so that no processor time goes into frames that are dropped.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnet.bench.bed import Wire
+from mpnet.bench.case import Case
+from mpnet.guest.stream import Stream
+from mpnet.jit.compile import compiled
+from mpnet.jit.syscalls import sendmmsg
+from mpnet.virtio.net_header import LEGACY_BYTES
+
+_SOL_PACKET, _PACKET_VNET_HDR, _PACKET_QDISC_BYPASS = 263, 15, 20
+_MMSGHDR = struct.Struct("<QIxxxxQQQQixxxxIxxxx")
+_IOVEC = struct.Struct("<QQ")
+_BURST = 32
+_FRAMES_WINDOW = 512
+_OFFLOADS_WINDOW = 32
+"""Under way at most; the TAP's queue takes 1000."""
+_PATIENCE = 1 << 14
+"""Turns without progress after which what is under way counts as lost."""
+
+STATE = np.dtype(
+    [
+        ("fd", "i8"),
+        ("messages", "i8"),  # address of the first struct mmsghdr
+        ("count", "i8"),
+        ("next", "i8"),
+        ("window", "i8"),
+        ("burst", "i8"),
+        ("sent", "i8"),  # frames, less those given up for lost
+        ("received", "i8"),  # frames the other side had at last look
+        ("stuck", "i8"),  # looks without progress
+    ]
+)
+
+
+class Generator(NamedTuple):
+    """Frames and where they go.
+
+    Attributes:
+        state: one record of ``STATE``, shape ``(1,)``.
+        memory: frames, iovecs and messages, which ``state`` points into.
+    """
+
+    state: Any
+    memory: tuple[NDArray[np.uint8], ...]
+
+
+@contextmanager
+def generator(wire: Wire, case: Case) -> Iterator[Generator]:
+    """A frame of each flow of a case, to be sent into its TAP in turn."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
+        sock.bind((wire.name, 0))
+        stream = case.stream(wire)
+        memory = _messages([stream.header().pack(LEGACY_BYTES) + frame for frame in frames(stream)])
+        state = np.zeros(1, STATE).view(np.recarray)
+        record = state[0]
+        record.fd, record.messages, record.count = sock.fileno(), memory[-1].ctypes.data, stream.flows
+        record.burst = min(_BURST, stream.flows)
+        record.window = _OFFLOADS_WINDOW if stream.segments > 1 else _FRAMES_WINDOW
+        yield Generator(state, memory)
+
+
+def frames(stream: Stream) -> Iterator[bytes]:
+    """The first frame of each of a stream's flows."""
+    frame = stream.frame()
+    port, mark = stream.transport_at, stream.payload_at
+    for flow in range(stream.flows):
+        number = (stream.first_port + flow).to_bytes(2, "big")
+        opposite = (stream.first_port + flow ^ 0xFFFF).to_bytes(2, "big")
+        # Each segment's mark has the port's complement, which keeps the checksum (mpnet.guest.stream).
+        whole = bytearray(frame)
+        whole[port : port + 2] = number
+        for place in range(mark + 12, len(frame), stream.segment_bytes):
+            whole[place : place + 2] = opposite
+        yield bytes(whole)
+
+
+def _messages(contents: list[bytes]) -> tuple[NDArray[np.uint8], ...]:
+    """Frames, an iovec for each and a struct mmsghdr for each."""
+    data = np.frombuffer(b"".join(contents), np.uint8)
+    places = np.cumsum([0, *map(len, contents)])
+    address = int(data.ctypes.data)
+    pairs = zip(places, contents, strict=False)
+    iovecs = np.frombuffer(
+        b"".join(_IOVEC.pack(address + int(place), len(frame)) for place, frame in pairs), np.uint8
+    )
+    first = int(iovecs.ctypes.data)
+    headers = [_MMSGHDR.pack(0, 0, first + _IOVEC.size * n, 1, 0, 0, 0, 0) for n in range(len(contents))]
+    return data, iovecs, np.frombuffer(b"".join(headers), np.uint8).copy()
+
+
+@compiled
+def generate(sender: Generator, received: int) -> int:
+    """Send up to a burst, if the window lets; ``received`` is what the other side has had in all. How many."""
+    state = sender.state[0]
+    if received != state.received:
+        state.received = received
+        state.stuck = 0
+    if state.sent - received > state.window - state.burst:
+        state.stuck += 1
+        if state.stuck > _PATIENCE:
+            state.sent = received
+            state.stuck = 0
+        return 0
+    count = min(state.burst, state.count - state.next)
+    sent = sendmmsg(state.fd, state.messages + 64 * state.next, count)
+    if sent <= 0:
+        return 0
+    state.sent += sent
+    state.next = state.next + sent if state.next + sent < state.count else 0
+    return sent
+
+
+@compiled
+def begin(sender: Generator, received: int) -> None:
+    """Forget what was under way: the other side has had ``received`` frames in all."""
+    state = sender.state[0]
+    state.sent = state.received = received
+    state.stuck = 0

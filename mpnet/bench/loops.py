@@ -1,0 +1,113 @@
+"""The bare system calls in tight compiled loops: what a device on a TAP could reach if rings cost nothing."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnet.bench.generator import Generator, begin, generate
+from mpnet.jit.compile import compiled
+from mpnet.jit.memory import load_acquire_i64, store_release_i64
+from mpnet.jit.syscalls import clock_ns, read, write
+from mpnet.jit.uring import complete, submit, write_fixed
+
+_CLOCK_MONOTONIC = 1
+_CLOCK_EVERY = 64
+BATCH = 64
+"""Writes handed to the kernel at a time."""
+
+STATE = np.dtype(
+    [
+        ("fd", "i8"),
+        ("data", "i8"),  # address of frames, or of room for one
+        ("size", "i8"),  # of a frame, or of the room
+        ("count", "i8"),  # frames there are
+        ("next", "i8"),
+        ("frames", "i8"),
+        ("bytes", "i8"),
+        ("failed", "i8"),
+        ("nanoseconds", "i8"),  # of the last run
+        ("stop", "i8"),
+        ("stop_at", "i8"),  # addresses of those that another thread looks at
+        ("frames_at", "i8"),
+        ("timespec", "i8", (2,)),
+        ("timespec_at", "i8"),
+        ("feed_timespec", "i8", (2,)),
+        ("feed_timespec_at", "i8"),
+    ]
+)
+
+
+def make_state(fd: int, data: NDArray[np.uint8], size: int) -> Any:
+    """A record for the loops below, shape ``(1,)``; ``data`` must outlive it."""
+    state = np.zeros(1, STATE).view(np.recarray)
+    record, start = state[0], state.ctypes.data
+    fields: Any = STATE.fields
+    record.fd, record.data, record.size, record.count = fd, data.ctypes.data, size, len(data) // size
+    record.stop_at, record.frames_at = start + fields["stop"][1], start + fields["frames"][1]
+    record.timespec_at = start + fields["timespec"][1]
+    record.feed_timespec_at = start + fields["feed_timespec"][1]
+    return state
+
+
+@compiled
+def write_each(state: Any, nanoseconds: int) -> None:
+    """A write(2) for each frame."""
+    work = state[0]
+    started = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    now = started
+    while now - started < nanoseconds:
+        for _ in range(_CLOCK_EVERY):
+            if write(work.fd, work.data + work.next * work.size, work.size) == work.size:
+                work.frames += 1
+            else:
+                work.failed += 1
+            work.next = work.next + 1 if work.next + 1 < work.count else 0
+        now = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    work.nanoseconds = now - started
+
+
+@compiled
+def write_batches(state: Any, ring: Any, nanoseconds: int) -> None:
+    """Writes through io_uring, ``BATCH`` at a time, from fixed buffer 0 to fixed file 0."""
+    work = state[0]
+    started = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    now = started
+    while now - started < nanoseconds:
+        for _ in range(BATCH):
+            write_fixed(ring, 0, work.data + work.next * work.size, work.size, 0)
+            work.next = work.next + 1 if work.next + 1 < work.count else 0
+        submit(ring, BATCH, BATCH)
+        while complete(ring) >= 0:
+            if ring[0].result == work.size:
+                work.frames += 1
+            else:
+                work.failed += 1
+        now = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    work.nanoseconds = now - started
+
+
+@compiled
+def read_each(state: Any) -> None:
+    """A read(2) for each frame, without a rest, until told to stop."""
+    work = state[0]
+    while load_acquire_i64(work.stop_at) == 0:
+        size = read(work.fd, work.data, work.size)
+        if size > 0:
+            work.bytes += size
+            store_release_i64(work.frames_at, work.frames + 1)
+
+
+@compiled
+def feed(state: Any, sender: Generator, nanoseconds: int) -> int:
+    """Send what ``read_each`` reads in another thread, for so long; nanoseconds it took."""
+    work = state[0]
+    timespec = work.feed_timespec_at  # not the reader's
+    begin(sender, load_acquire_i64(work.frames_at))
+    started = clock_ns(_CLOCK_MONOTONIC, timespec)
+    now = started
+    while now - started < nanoseconds:
+        for _ in range(_CLOCK_EVERY):
+            generate(sender, load_acquire_i64(work.frames_at))
+        now = clock_ns(_CLOCK_MONOTONIC, timespec)
+    return now - started

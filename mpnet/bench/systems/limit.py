@@ -1,0 +1,162 @@
+"""The limit: a case's bare system calls in a tight compiled loop on the device's processor, with no ring."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpnet.bench import loops
+from mpnet.bench.bed import Bed, Wire
+from mpnet.bench.case import RING_SIZE, Case
+from mpnet.bench.generator import frames, generator
+from mpnet.bench.ping import echo_request, percentiles
+from mpnet.bench.reflex import answer, ask, reflex, stop
+from mpnet.bench.system import Turn
+from mpnet.bench.work import WARM, amount, rate
+from mpnet.jit.uring import Uring
+from mpnet.tap import ioctls
+from mpnet.virtio.features import Feature, has
+from mpnet.virtio.net_header import BYTES
+
+_ROOM = 1 << 17
+_LARGE = 4096
+"""Bytes from which on copying is all that counts, for which fixed buffers are no help: they go page by page."""
+_MOST_ROUNDS = 1 << 20
+
+
+class Limit:
+    """No device at all."""
+
+    name = "limit"
+
+    def absent(self) -> str:
+        """It is always here; io_uring where it is allowed, plain writes where not."""
+        return ""
+
+    def version(self) -> str:
+        """The kernel's, which is all there is."""
+        return platform.release()
+
+    def serves(self, case: Case) -> bool:
+        """What goes through one TAP queue."""
+        return case.kind in _TURNS
+
+    @contextmanager
+    def open(self, bed: Bed, case: Case) -> Iterator[Turn]:
+        """Open the TAP as a device would."""
+        with bed.tap("limit0") as wire, _queue(wire, case) as fd, ThreadPoolExecutor(1) as thread:
+            thread.submit(os.sched_setaffinity, 0, {bed.device_cpu}).result()
+            with _TURNS[case.kind](wire, case, fd, thread) as turn:
+                yield turn
+
+
+@contextmanager
+def _queue(wire: Wire, case: Case) -> Iterator[int]:
+    fd = ioctls.open_queue(wire.name, multi_queue=False)
+    try:
+        ioctls.set_header(fd, BYTES)
+        if has(case.features, Feature.GUEST_TSO4):
+            ioctls.set_offload(fd, ioctls.TUN_F_CSUM | ioctls.TUN_F_TSO4)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _transmit(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
+    """Writes; where a device may coalesce, of frames that are as long as they get."""
+    stream = replace(case, segments=max(case.segments, case.coalesced)).stream(wire)
+    # As much memory is read as a driver's ring has, or the processor's cache would do the work.
+    copies = max(1, round(RING_SIZE / (case.flows * case.coalesced)))
+    contents = [stream.header().pack(BYTES) + frame for frame in frames(stream)] * copies
+    data = np.frombuffer(b"".join(contents), np.uint8)
+    state = loops.make_state(fd, data, len(contents[0]))
+
+    def run(seconds: float) -> None:
+        state[0].frames = 0
+        _write(state, data, fd, int(seconds * 1e9))
+
+    def turn(seconds: float) -> dict[str, float]:
+        thread.submit(run, seconds * WARM).result()
+        before = wire.received()
+        thread.submit(run, seconds).result()
+        written = int(state[0].frames) * case.coalesced
+        arrived = wire.received() - before
+        return {"": rate(case, wire, written, arrived, int(state[0].nanoseconds) / 1e9)}
+
+    yield turn
+
+
+def _write(state: Any, data: NDArray[np.uint8], fd: int, nanoseconds: int) -> None:
+    """In batches where that gains something and the kernel lets; a ring is its thread's own."""
+    if int(state[0].size) > _LARGE:
+        loops.write_each(state, nanoseconds)
+        return
+    try:
+        ring = Uring(loops.BATCH, [fd], [(int(data.ctypes.data), data.nbytes)])
+    except OSError:
+        loops.write_each(state, nanoseconds)
+        return
+    with ring:
+        loops.write_batches(state, ring.state, nanoseconds)
+
+
+@contextmanager
+def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
+    """Reads, while this thread sends."""
+    room = np.zeros(_ROOM, np.uint8)
+    state = loops.make_state(fd, room, _ROOM)
+    record = state[0]
+    each = amount(case, wire)
+    record.stop = 1
+    loops.read_each(state)  # compiled before its time is measured
+
+    def run(seconds: float) -> tuple[int, int]:
+        record.stop = 0
+        before = int(record.frames)
+        reading = thread.submit(loops.read_each, state)
+        try:
+            took = loops.feed(state, sender, int(seconds * 1e9))
+            return int(record.frames) - before, took
+        finally:
+            record.stop = 1
+            reading.result()
+
+    def turn(seconds: float) -> dict[str, float]:
+        run(seconds * WARM)
+        count, took = run(seconds)
+        return {"": count * each / (took / 1e9)}
+
+    with generator(wire, case) as sender:
+        yield turn
+
+
+@contextmanager
+def _round_trips(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
+    """A wake-up, a write, a read and a wake-up back."""
+    times = np.zeros(_MOST_ROUNDS, np.int64)
+
+    def turn(seconds: float) -> dict[str, float]:
+        with reflex(fd, bytes(BYTES) + echo_request(wire), polled=case.polled) as state:
+            answering = thread.submit(answer, state)
+            try:
+                count = ask(state, times, int(seconds * 1e9))
+            finally:
+                stop(state)
+                answering.result()
+            return percentiles(times[:count])
+
+    yield turn
+
+
+_TURNS: dict[str, Callable[[Wire, Case, int, ThreadPoolExecutor], Any]] = {
+    "tx": _transmit,
+    "rx": _receive,
+    "rtt": _round_trips,
+}

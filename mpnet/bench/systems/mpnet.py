@@ -1,0 +1,110 @@
+"""mpnet itself: ``mpnet run`` as people run it, with the embedded driver attached over vhost-user."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+import mpnet
+from mpnet.bench.bed import GUEST_MAC, Bed, Wire
+from mpnet.bench.case import RING_SIZE, Case
+from mpnet.bench.child import Child, child
+from mpnet.bench.system import Device
+from mpnet.bench.systems.driven import Driven
+from mpnet.errors import MpnetError
+from mpnet.guest.driver import Driver, Setup
+from mpnet.rpc.management import Client
+from mpnet.segment.segment import Segment
+from mpnet.virtio.features import Feature, mask
+
+_MPNET = "from mpnet.cli.main import main; main()"
+"""The ``mpnet`` of this very installation, wherever its script is."""
+_START_SECONDS = 120.0
+"""Compiling takes some 20 s, longer on a busy machine."""
+_LOOK_SECONDS = 0.02
+_MEMORY_BYTES = 128 << 20
+"""As QEMU's machine has."""
+
+
+class Mpnet(Driven):
+    """This project's device."""
+
+    name = "mpnet"
+
+    def absent(self) -> str:
+        """It is always here."""
+        return ""
+
+    def version(self) -> str:
+        """Of the package."""
+        return mpnet.__version__
+
+    def serves(self, case: Case) -> bool:  # noqa: ARG002 - as every system is asked
+        """Everything."""
+        return True
+
+    @contextmanager
+    def device(self, bed: Bed, case: Case) -> Iterator[Device]:
+        """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
+        # Shared memory has no namespace: the name must be nobody else's.
+        name = f"bench{os.getpid()}"
+        with (
+            bed.tap("mpnet0", queues=case.queue_pairs) as wire,
+            _run(bed, wire, name, case.queue_pairs) as program,
+            Driver.connect(bed.path("mpnet.sock"), _setup(case)) as driver,
+        ):
+            yield Device(wire, driver.pairs, lambda: _family(name, program))
+
+
+def _setup(case: Case) -> Setup:
+    return Setup(
+        queue_pairs=case.queue_pairs,
+        ring_size=RING_SIZE,
+        features=case.features | (mask(Feature.MQ) if case.queue_pairs > 1 else 0),
+        memory=(_MEMORY_BYTES,),
+    )
+
+
+@contextmanager
+def _run(bed: Bed, wire: Wire, name: str, queue_pairs: int) -> Iterator[Child]:
+    cpus = "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
+    words = (
+        f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},gro=on,mac={GUEST_MAC.hex(':')},"
+        f"queue-pairs={queue_pairs},cpus={cpus}"
+    )
+    command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(bed.path("control.sock"))]
+    with child([*command, "--device", words], bed.path("mpnet.log"), bed.cpus, ask_first=True) as program:
+        _wait(bed, program)
+        yield program
+
+
+def _wait(bed: Bed, program: Child) -> None:
+    """Wait until it serves.
+
+    Raises:
+        MpnetError: it does not; with the log's last words.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while not _serves(bed):
+        program.check()
+        if time.monotonic() > deadline:
+            raise MpnetError(f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", program.log_end())
+        time.sleep(_LOOK_SECONDS)
+
+
+def _serves(bed: Bed) -> bool:
+    # Its socket comes into being, and listens, some time after it started.
+    with suppress(MpnetError), Client(bed.path("control.sock")) as client:
+        return bool(client.call("device.list"))
+    return False
+
+
+def _family(name: str, program: Child) -> list[int]:
+    """Ids of the workers, by slot, then of all other processes of ``mpnet run``."""
+    workers = [int(worker.pid) for worker in Segment.attach(name).workers]
+    run = psutil.Process(program.process.pid)
+    everyone = [run.pid, *(each.pid for each in run.children(recursive=True))]
+    return workers + [pid for pid in everyone if pid not in workers]

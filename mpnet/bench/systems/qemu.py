@@ -1,0 +1,137 @@
+"""QEMU's own virtio-net device on a TAP, vhost=off, with the embedded driver at its rings.
+
+The machine has no program: its processor halts at once. Its memory is the driver's own, shared; the device is
+set up over the qtest socket, and a kick is a qtest command that the driver's compiled loop writes itself. Calls
+are masked: the driver polls.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from mpnet.bench.bed import GUEST_MAC, Bed, Wire
+from mpnet.bench.case import RING_SIZE, Case
+from mpnet.bench.child import Child, child, said
+from mpnet.bench.system import Device
+from mpnet.bench.systems.driven import Driven
+from mpnet.bench.systems.qtest import Qtest
+from mpnet.bench.systems.virtio_pci import VirtioPci
+from mpnet.errors import MpnetError
+from mpnet.guest import debian
+from mpnet.guest.driver import QueuePair
+from mpnet.guest.memory import GuestMemory
+from mpnet.guest.queue import Queue
+
+_PROGRAM = "qemu-system-x86_64"
+_SLOT = 4
+_MEMORY_BYTES = 128 << 20
+_LOW_BYTES = 1 << 20
+"""The first mebibyte of a PC has holes."""
+_BIOS_BYTES = 1 << 16
+_HALT = b"\xfa\xf4\xeb\xfd"
+"""cli; hlt; jmp back: at the reset vector, 16 bytes before the end."""
+_DRAIN_SECONDS = 0.002
+
+
+class Qemu(Driven):
+    """QEMU's device."""
+
+    name = "qemu"
+
+    def absent(self) -> str:
+        """The program's package, where it is missing."""
+        try:
+            debian.program(_PROGRAM)
+        except MpnetError as error:
+            return str(error)
+        return ""
+
+    def version(self) -> str:
+        """As the program says."""
+        return said(debian.program(_PROGRAM), "--version")
+
+    def serves(self, case: Case) -> bool:
+        """All but what takes a kick as long as a guest's, or several queues."""
+        return case.kind in {"tx", "rx"}
+
+    @contextmanager
+    def device(self, bed: Bed, case: Case) -> Iterator[Device]:
+        """Start the machine, set the device up and attach the driver."""
+        with bed.tap("qemu0") as wire, GuestMemory((_MEMORY_BYTES,), "memfd", base=0) as memory:
+            memory.allocate(_LOW_BYTES)
+            with _machine(bed, wire, memory) as (program, qtest):
+                card = VirtioPci(qtest, _SLOT)
+                features = card.negotiate(case.features)
+                pair, places = _queues(memory, card, features)
+                card.start()
+                with _kicks(qtest.socket, pair, places):
+                    yield Device(wire, [pair], lambda: [program.process.pid])
+
+
+@contextmanager
+def _machine(bed: Bed, wire: Wire, memory: GuestMemory) -> Iterator[tuple[Child, Qtest]]:
+    bios, path = bed.path("halt.bin"), bed.path("qtest.sock")
+    bios.write_bytes(bytes(_BIOS_BYTES - 16) + _HALT.ljust(16, b"\0"))
+    command = [
+        str(debian.program(_PROGRAM)),
+        *("-nodefaults", "-display", "none", "-accel", "tcg", "-bios", str(bios), "-m", f"{_MEMORY_BYTES}B"),
+        *("-machine", "pc,memory-backend=mem"),
+        "-object",
+        f"memory-backend-file,id=mem,size={_MEMORY_BYTES},mem-path=/proc/self/fd/{memory.fd},share=on",
+        *("-netdev", f"tap,id=net,ifname={wire.name},script=no,downscript=no,vhost=off"),
+        "-device",
+        f"virtio-net-pci,netdev=net,mac={GUEST_MAC.hex(':')},addr={_SLOT},disable-legacy=on,romfile=,vectors=0",
+        *("-qtest", f"unix:{path},server=on,wait=off", "-qtest-log", "none"),
+    ]
+    with child(command, bed.path("qemu.log"), {bed.device_cpu}, fds=[memory.fd]) as program:
+        try:
+            qtest = Qtest(str(path))
+        except MpnetError as error:
+            program.check()
+            raise MpnetError(error.problem, program.log_end()) from error
+        with qtest:
+            yield program, qtest
+
+
+def _queues(memory: GuestMemory, card: VirtioPci, features: int) -> tuple[QueuePair, list[int]]:
+    """Queue pair 0, started, and where its two queues are notified."""
+    queues = [Queue(memory, index, RING_SIZE, features=features, polled=True) for index in range(2)]
+    places = [card.start_queue(queue.ring.index, RING_SIZE, queue.guest) for queue in queues]
+    return QueuePair(queues[0], queues[1], features), places
+
+
+@contextmanager
+def _kicks(sock: socket.socket, pair: QueuePair, places: list[int]) -> Iterator[None]:
+    """Let the driver's kicks be qtest commands; a thread takes the answers off the socket."""
+    sock.settimeout(None)
+    commands = []
+    for queue, place in zip((pair.rx, pair.tx), places, strict=True):
+        text = np.frombuffer(f"writew {place:#x} {queue.ring.index:#x}\n".encode(), np.uint8)
+        commands.append(text)
+        state = queue.virtqueue.state[0]
+        state.kick_fd, state.one, state.one_bytes = sock.fileno(), text.ctypes.data, len(text)
+    ended = threading.Event()
+    thread = threading.Thread(target=_drain, args=(sock, ended))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for queue in (pair.rx, pair.tx):
+            queue.virtqueue.state[0].kick_fd = -1
+
+
+def _drain(sock: socket.socket, ended: threading.Event) -> None:
+    """Take answers off until told to end: QEMU would wait with a full socket."""
+    os.set_blocking(sock.fileno(), True)
+    while not ended.wait(_DRAIN_SECONDS):
+        try:
+            if not sock.recv(1 << 16, socket.MSG_DONTWAIT):
+                return
+        except BlockingIOError:
+            continue

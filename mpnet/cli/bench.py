@@ -1,0 +1,133 @@
+"""``mpnet bench``: this machine, mpnet against its peers, ratios in one run."""
+
+from typing import Any
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mpnet import namespace
+from mpnet.bench.case import CASES
+from mpnet.cli.options import json_output, print_json
+from mpnet.interrupt import Interrupted, interruptible
+
+_SIGNAL_STATUS = 128
+_PEERS = ("limit", "qemu", "dpdk")
+"""Told here too: systems import numpy, whose threads would keep an ordinary user out of a namespace."""
+
+
+@click.command()
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    type=click.Choice([case.name for case in CASES]),
+    envvar="MPNET_CASE",
+    help="Run only this; again for more.",
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Choice(_PEERS),
+    envvar="MPNET_PEER",
+    help="Compare only with this; again for more. Default: all that are on this machine.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=5),
+    default=5,
+    show_default=True,
+    envvar="MPNET_ROUNDS",
+    help="Rounds that count, after a warm-up; in each, every system has its turn.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0.01),
+    default=1,
+    show_default=True,
+    envvar="MPNET_DURATION",
+    help="Seconds of a turn.",
+)
+@json_output
+@click.pass_context
+def bench(ctx: click.Context, /, as_json: bool, **chosen: Any) -> None:
+    """Measure mpnet and its peers at the same work, in turn, and compare.
+
+    A ratio above 1 says that mpnet is that many times better, for time and cost too. Nothing outside the bench's
+    own network namespace is touched, and nothing is left behind.
+    """
+    talk = Console(stderr=True, highlight=False)
+    try:
+        with interruptible():
+            namespace.enter()
+            # Only here: a user namespace is entered before numpy, or the progress bar, starts threads.
+            from mpnet.bench.bench import Choice, run  # noqa: PLC0415
+
+            with _bar(talk) as bar:
+                task = bar.add_task("starting", total=None)
+                document = run(
+                    Choice(**chosen),
+                    lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                )
+    except Interrupted as interrupted:
+        talk.print(f"\nended by signal {interrupted.number}; everything is taken down again")
+        ctx.exit(_SIGNAL_STATUS + interrupted.number)
+    whole = msgspec.to_builtins(document)
+    if as_json:
+        print_json(whole)
+    else:
+        _print(whole)
+
+
+def _bar(talk: Console) -> Progress:
+    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()
+    return Progress(*columns, TextColumn("{task.description}"), console=talk, transient=True)
+
+
+def _print(whole: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("case", "system"):
+        table.add_column(name, no_wrap=True)
+    for name in ("median", "lowest", "highest", "", "times better"):
+        table.add_column(name, no_wrap=True, justify="left" if not name else "right")
+    before = ""
+    for result in whole["results"]:
+        table.add_row("" if result["case"] == before else result["case"], *_cells(result))
+        before = result["case"]
+    console.print(table)
+    environment = whole["environment"]
+    if environment["noise"]:
+        console.print("These ratios mean nothing, repeat the run on a quieter machine:")
+    for reason in environment["noise"]:
+        console.print(f"[yellow]noise[/]: {reason}", soft_wrap=True)
+    for name, reason in environment["skipped"].items():
+        console.print(f"left out: {name}: {reason}", soft_wrap=True)
+    console.print(_where(environment), soft_wrap=True)
+
+
+def _cells(result: dict[str, Any]) -> list[str]:
+    figures = [_number(each) for each in (result["median"], *result["spread"])]
+    ratio = "" if result["ratio"] is None or result["system"] == "mpnet" else f"{result['ratio']:.2f}"
+    return [result["system"], *figures, result["unit"], ratio]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _where(environment: dict[str, Any]) -> str:
+    flags = environment["flags"]
+    load = " → ".join(f"{load:.1f}" for load in environment["load_average"])
+    lost = f"stolen {environment['steal']:.1%}, waited {environment['wait']:.1%}"
+    places = f"driver on processor {environment['driver_cpu']}, device on {environment['device_cpu']}"
+    return (
+        f"{environment['cpu']}, {environment['cpus']} processors, Linux {environment['kernel'].split()[0]}; "
+        f"load {load}, {lost}; {places}; {flags['rounds']} rounds of {flags['duration']:g} s"
+    )

@@ -1,0 +1,193 @@
+"""The bench: its arithmetic, the frames it makes, and a short run against the other systems; never a speed."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
+
+from mpnet.bench.bed import Wire
+from mpnet.bench.case import CASES
+from mpnet.bench.generator import frames
+from mpnet.bench.ping import echo_request, percentiles
+from mpnet.bench.statistics import compare, noise, ratio, width
+from mpnet.bench.systems.registry import OURS, PEERS
+from mpnet.bench.work import amount, rate
+from mpnet.cli import bench as command
+from mpnet.guest import debian
+
+MPNET = [sys.executable, "-c", "from mpnet.cli.main import main; main()"]
+WIRE = Wire("tap0", 2, b"\x02\0\0\0\0\x09", "198.18.1.1", "198.18.1.2")
+BY_NAME = {case.name: case for case in CASES}
+
+
+def test_more_is_better_where_not_said_otherwise() -> None:
+    assert ratio(200, 100, lower=False) == 2
+    assert ratio(50, 100, lower=False) == 0.5
+    assert ratio(50, 100, lower=True) == 2
+    assert ratio(200, 100, lower=True) == 0.5
+
+
+def test_there_is_no_ratio_to_nothing() -> None:
+    assert ratio(0, 100, lower=True) is None
+    assert ratio(100, 0, lower=False) is None
+
+
+def test_a_result_has_medians_ratio_and_spread_of_the_system() -> None:
+    result = compare("tx", "qemu", "pps", [30, 10, 20], [1, 4, 2], lower=False)
+    assert (result.median, result.mpnet_median, result.ratio) == (2, 20, 10)
+    assert result.spread == (1, 4)
+    assert result.samples == ([30, 10, 20], [1, 4, 2])
+
+
+def test_a_drift_that_all_systems_share_is_no_noise() -> None:
+    ours, theirs = [100, 80, 60, 40, 20], [50, 40, 30, 20, 10]
+    assert width(ours, theirs) == 0
+    assert noise(compare("tx", "qemu", "pps", ours, theirs, lower=False)) == ""
+
+
+def test_one_round_that_went_wrong_is_borne_and_several_are_noise() -> None:
+    theirs = [100] * 5
+    assert noise(compare("tx", "qemu", "pps", [200, 201, 900, 199, 202], theirs, lower=False)) == ""
+    said = noise(compare("tx", "qemu", "pps", [200, 300, 900, 100, 202], theirs, lower=False))
+    assert said.startswith("tx, qemu: the rounds' ratios differ by 50%")
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0]), ([1.0, 0.0], [1.0, 1.0])])
+def test_too_few_rounds_with_figures_are_noise(ours: list[float], theirs: list[float]) -> None:
+    assert width(ours, theirs) is None
+    assert "nothing arrived" in noise(compare("tx", "qemu", "pps", ours, theirs, lower=False))
+
+
+def test_what_did_not_arrive_does_not_count() -> None:
+    case = BY_NAME["tx-64-flows"]
+    assert rate(case, WIRE, 1000, 64 * 1000, 2.0) == 500
+    assert rate(case, WIRE, 1000, 64 * 500, 2.0) == 250
+    assert rate(case, WIRE, 0, 0, 2.0) == 0
+
+
+def test_headers_saved_by_coalescing_do_not_count_as_lost() -> None:
+    case = BY_NAME["tx-udp-stream"]
+    assert rate(case, WIRE, 440, 10 * (42 + 44 * 1472), 1.0) == 440
+    assert rate(case, WIRE, 440, 220 * 1472, 1.0) == 220
+
+
+def test_offloads_are_counted_in_bits() -> None:
+    case = BY_NAME["tx-tso"]
+    assert amount(case, WIRE) == pytest.approx((54 + 44 * 1460) * 8e-9)
+    assert amount(BY_NAME["tx-64-flows"], WIRE) == 1
+
+
+def test_percentiles_are_in_microseconds() -> None:
+    import numpy as np  # noqa: PLC0415 - of this test alone
+
+    found = percentiles(np.arange(1, 1002, dtype=np.int64) * 1000)
+    assert found == {"p50": 501, "p99": 991, "p99.9": pytest.approx(1000)}
+
+
+@pytest.mark.parametrize("name", ["rx-64-flows", "tx-tcp-stream", "tx-udp-stream"])
+def test_each_flow_has_a_frame_that_is_right_on_the_wire(name: str) -> None:
+    case = BY_NAME[name]
+    ports = set()
+    for data in frames(case.stream(WIRE)):
+        packet, again = Ether(data), Ether(data)
+        layer = TCP if case.tcp else UDP
+        del again[IP].chksum, again[layer].chksum
+        assert bytes(again) == data
+        ports.add(packet[layer].sport)
+        assert len(data) == case.frame_bytes
+    assert len(ports) == case.flows
+
+
+def test_the_ping_is_right_on_the_wire() -> None:
+    data = echo_request(WIRE)
+    again = Ether(data)
+    del again[IP].chksum, again[ICMP].chksum
+    assert bytes(again) == data
+    assert (again[IP].src, again[IP].dst, len(data)) == (WIRE.guest, WIRE.host, 64)
+
+
+def test_the_command_knows_every_peer() -> None:
+    assert tuple(peer.name for peer in PEERS) == command._PEERS
+    assert OURS.name == "mpnet"
+
+
+def test_every_case_has_a_system_that_serves_it() -> None:
+    assert all(OURS.serves(case) for case in CASES)
+    figures = [f"{case.name}-{figure.name}" for case in CASES for figure in case.figures]
+    assert len(set(figures)) == len(figures)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict:
+    """One run, short, of plain and offloaded frames both ways and of round trips, on every system."""
+    debian.install(("qemu-system-x86", "dpdk-dev", "librte-net-vhost23", "librte-net-tap23"))
+    cases = ("tx-64-flows", "tx-tcp-stream", "tx-tso", "rx-64-flows", "rx-tso", "rtt-interrupt", "rtt-polling")
+    words = itertools.chain.from_iterable(("--case", case) for case in cases)
+    done = subprocess.run(
+        [*MPNET, "bench", "--json", "--duration", "0.05", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_document_has_its_schema(document: dict) -> None:
+    assert set(document) == {"schema", "environment", "results"}
+    assert document["schema"] == 1
+    keys = {"case", "system", "unit", "samples", "median", "mpnet_median", "ratio", "spread"}
+    assert all(set(result) == keys for result in document["results"])
+    environment = document["environment"]
+    assert {"kernel", "cpu", "versions", "flags", "commit", "load_average", "steal", "noise"} <= set(environment)
+    assert {"mpnet", "limit", "qemu", "dpdk", "python", "numba"} <= set(environment["versions"])
+
+
+def test_every_system_did_the_work_of_its_cases(document: dict) -> None:
+    done = {(result["case"], result["system"]) for result in document["results"]}
+    for case in ("tx-64-flows", "rx-64-flows"):
+        assert {(case, system) for system in ("mpnet", "limit", "qemu", "dpdk")} <= done
+    assert ("tx-tso", "qemu") in done
+    assert ("tx-tso", "dpdk") not in done
+    assert ("rtt-interrupt-p99.9", "limit") in done
+
+
+def test_samples_are_positive_and_of_every_round(document: dict) -> None:
+    for result in document["results"]:
+        assert [len(samples) for samples in result["samples"]] == [5, 5]
+        assert all(sample > 0 for samples in result["samples"] for sample in samples), result
+        low, high = result["spread"]
+        assert low <= result["median"] <= high
+
+
+def test_it_ends_in_order_when_interrupted() -> None:
+    before = _folders()
+    process = subprocess.Popen(
+        [*MPNET, "bench", "--duration", "0.2", "--peer", "qemu"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not _folders() - before:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "everything is taken down" in said
+    assert not _folders() - before
+
+
+def _folders() -> set[Path]:
+    return set(Path("/tmp").glob("mpnet-bench-*"))  # noqa: S108 - where the bench puts them

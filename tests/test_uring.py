@@ -1,0 +1,72 @@
+"""io_uring from compiled code: what is written arrives, in order, and errors come back."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpnet.jit import uring
+from mpnet.jit.uring import NOTHING, Uring, complete, submit, write_fixed
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def _ring(fd, data):
+    try:
+        return Uring(4, [fd], [(data.ctypes.data, data.nbytes)])
+    except PermissionError as error:
+        pytest.skip(f"io_uring is forbidden here: {error}")
+
+
+def test_writes_arrive_in_order_and_name_their_tags(pipe):
+    data = np.frombuffer(b"abcdefgh", np.uint8).copy()
+    with _ring(pipe[1], data) as ring:
+        assert ring.state[0].entries == 4
+        for turn in range(5):  # around the ring and more
+            for place in range(4):
+                write_fixed(ring.state, 0, data.ctypes.data + 2 * place, 2, 10 * turn + place)
+            assert submit(ring.state, 4, 4) == 4
+            done = []
+            while (tag := complete(ring.state)) != NOTHING:
+                done.append((tag, int(ring.state[0].result)))
+            assert sorted(done) == [(10 * turn + place, 2) for place in range(4)]
+            assert os.read(pipe[0], 100) == b"abcdefgh"
+
+
+def test_an_operation_that_fails_has_its_error(pipe):
+    data = np.zeros(8, np.uint8)
+    with _ring(pipe[0], data) as ring:  # the end to read from
+        write_fixed(ring.state, 0, data.ctypes.data, 8, 3)
+        assert submit(ring.state, 1, 1) == 1
+        assert complete(ring.state) == 3
+        assert ring.state[0].result == -errno.EBADF
+        assert complete(ring.state) == NOTHING
+
+
+def test_a_kernel_without_the_best_flags_gives_a_plain_ring(pipe, monkeypatch):
+    monkeypatch.setattr(uring, "_BEST", 1 << 31)
+    data = np.frombuffer(b"xy", np.uint8).copy()
+    with _ring(pipe[1], data) as ring:
+        write_fixed(ring.state, 0, data.ctypes.data, 2, 1)
+        assert submit(ring.state, 1, 1) == 1
+        assert complete(ring.state) == 1
+        assert os.read(pipe[0], 10) == b"xy"
+
+
+def test_a_ring_that_cannot_be_registered_is_given_back(pipe):
+    before = _open_files()
+    with pytest.raises(OSError, match="Bad"):
+        Uring(4, [pipe[1]], [(8, 1 << 20)])
+    assert _open_files() == before
+
+
+def _open_files():
+    return {path.name for path in Path("/proc/self/fd").iterdir()}

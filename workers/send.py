@@ -1,0 +1,171 @@
+"""Frames and superframes on their way to the TAP queue: one writev(2) each."""
+
+import errno
+from typing import Any
+
+from mpnet.jit.compile import compiled
+from mpnet.jit.memory import copy, load_u8, store_i64, store_u8, store_u16
+from mpnet.jit.syscalls import writev
+from mpnet.segment.layout import DropReason
+from mpnet.virtio.net_header import (
+    CSUM_OFFSET,
+    CSUM_START,
+    F_NEEDS_CSUM,
+    FLAGS,
+    GSO_SIZE,
+    GSO_TYPE,
+    GSO_UDP_L4,
+    HDR_LEN,
+)
+from mpnet.workers.chain import gather, iovec_base, iovec_length, set_iovec
+from mpnet.workers.checksum import pseudo_header_sum, store_be16, sum_bytes
+from mpnet.workers.flow import TCP_FIN, TCP_FLAGS, TCP_PSH, checksum_offset, transport_protocol
+from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP, PRIVATE_BYTES, Context
+from mpnet.workers.statistics import count_drop
+
+MAX_WRITE_SEGMENTS = 1024
+"""IOV_MAX: what writev(2) takes."""
+
+_BAD_HEADER = int(DropReason.BAD_HEADER)
+_TAP_ERROR = int(DropReason.TAP_ERROR)
+_TAP_DOWN = int(DropReason.TAP_DOWN)
+_BROKEN = int(DropReason.BROKEN)
+_EFAULT = -errno.EFAULT
+
+
+@compiled
+def send_frame(ctx: Context, index: int, number: int) -> None:
+    """Write frame ``number`` of this burst to the TAP and count it, or count the drop.
+
+    Its headers, as far as they are known, come from the private copy; the rest is read by the kernel, once.
+    """
+    ring = ctx.rings[index]
+    frame = ctx.frames[number]
+    ctx.worker[0].written += 1
+    first, end = frame.first, frame.end
+    if end - first >= MAX_WRITE_SEGMENTS:
+        rest = frame.octets - frame.headers
+        gather(ctx, ctx.worker[0].bounce, first, rest)
+        set_iovec(ctx, first, ctx.worker[0].bounce, rest)
+        end = first + 1
+    # The slot before the first is free: transmit left one, or stripping did.
+    set_iovec(ctx, first - 1, frame.private, ring.header_bytes + frame.headers)
+    result = writev(ring.tap_fd, ctx.worker[0].iovecs + 16 * (first - 1), end - first + 1)
+    if result < 0:
+        count_drop(ctx, index, _drop_reason(ctx, result))
+        return
+    shared = ctx.shared[index]
+    shared.packets += 1
+    shared.bytes += frame.octets
+    shared.gso_packets += load_u8(frame.private + GSO_TYPE) != 0
+
+
+@compiled
+def send_superframe(ctx: Context, index: int, number: int) -> None:
+    """Write the superframe that begins with frame ``number`` of this burst to the TAP; count all its frames.
+
+    A kernel that does not know its kind (UDP before Linux 6.2) refuses it. Then its frames are sent one by one,
+    and no more superframes of that kind are made.
+    """
+    ring = ctx.rings[index]
+    frame = ctx.frames[number]
+    ctx.worker[0].written += 1
+    header = frame.private + PRIVATE_BYTES
+    copy(header, frame.private, ring.header_bytes + frame.headers)
+    _finish_headers(ctx, header, header + ring.header_bytes, number)
+    joined = ctx.worker[0].joined + 16 * ctx.worker[0].joined_used
+    pieces = _join(ctx, joined, number)
+    ctx.worker[0].joined_used += pieces
+    store_i64(joined, header)
+    store_i64(joined + 8, ring.header_bytes + frame.headers)
+    result = writev(ring.tap_fd, joined, pieces)
+    if result == -errno.EINVAL:
+        ring.coalesce &= ~(COALESCE_UDP if frame.gso_type == GSO_UDP_L4 else COALESCE_TCP)
+        _send_apart(ctx, index, number)
+        return
+    if result < 0:
+        reason = _drop_reason(ctx, result)
+        for _ in range(frame.count):
+            count_drop(ctx, index, reason)
+        return
+    shared = ctx.shared[index]
+    shared.packets += frame.count
+    shared.bytes += frame.count * frame.headers + frame.total
+    shared.coalesced += frame.count
+    shared.coalesced_frames += 1
+    shared.coalesced_saved_bytes += (frame.count - 1) * frame.headers
+
+
+@compiled
+def _send_apart(ctx: Context, index: int, number: int) -> None:
+    while number >= 0:
+        send_frame(ctx, index, number)
+        number = ctx.frames[number].next
+
+
+@compiled
+def _join(ctx: Context, joined: int, number: int) -> int:
+    """List all pieces of a superframe's payload behind a place for its headers; returns how many that makes."""
+    pieces = 1
+    while number >= 0:
+        frame = ctx.frames[number]
+        for slot in range(frame.first, frame.end):
+            store_i64(joined + 16 * pieces, iovec_base(ctx, slot))
+            store_i64(joined + 16 * pieces + 8, iovec_length(ctx, slot))
+            pieces += 1
+        number = frame.next
+    return pieces
+
+
+@compiled
+def _finish_headers(ctx: Context, header: int, start: int, number: int) -> None:
+    """Make a copy of the first frame's headers those of the whole superframe.
+
+    Args:
+        ctx: the worker's context.
+        header: address of the virtio-net header.
+        start: address of the frame's headers.
+        number: the superframe's first frame.
+    """
+    first = ctx.frames[number]
+    transport = start + first.transport
+    length = first.headers - first.transport + first.total
+    store_u8(header + FLAGS, F_NEEDS_CSUM)
+    store_u8(header + GSO_TYPE, first.gso_type)
+    store_u16(header + HDR_LEN, first.headers)
+    store_u16(header + GSO_SIZE, first.payload)
+    store_u16(header + CSUM_START, first.transport)
+    store_u16(header + CSUM_OFFSET, checksum_offset(first))
+    _set_network_length(first, start + first.network, first.transport - first.network + length)
+    if first.gso_type == GSO_UDP_L4:
+        store_be16(transport + 4, length)
+    else:
+        last = ctx.frames[first.last]
+        flags = load_u8(last.start + last.transport + TCP_FLAGS) & (TCP_PSH | TCP_FIN)
+        store_u8(transport + TCP_FLAGS, load_u8(transport + TCP_FLAGS) | flags)
+    total = pseudo_header_sum(start + first.network, first.ipv6, transport_protocol(first), length)
+    store_be16(transport + checksum_offset(first), total)
+
+
+@compiled
+def _set_network_length(frame: Any, packet: int, length: int) -> None:
+    """Set the length of the IP packet at ``packet``, header included."""
+    if frame.ipv6:
+        store_be16(packet + 4, length - (frame.transport - frame.network))
+        return
+    store_be16(packet + 2, length)
+    store_be16(packet + 10, 0)
+    store_be16(packet + 10, sum_bytes(packet, frame.transport - frame.network) ^ 0xFFFF)
+
+
+@compiled
+def _drop_reason(ctx: Context, result: int) -> int:
+    """Why the TAP refused a frame (tun(4)): EINVAL is its judgement of the header, EIO that it is down."""
+    if result == -errno.EINVAL:
+        return _BAD_HEADER
+    if result in (-errno.EIO, -errno.EBADFD):
+        return _TAP_DOWN
+    if result == _EFAULT:
+        ctx.worker[0].memory_lost += 1
+        return _BROKEN
+    return _TAP_ERROR
