@@ -13,7 +13,7 @@ QUIRKS = (
     "id jump", "id fixed", "id backwards", "no DF", "reserved bit", "ttl", "tos", "CE", "flow label",
     "first fragment", "last fragment", "IP options", "extension header", "other protocol", "bad version",
     "padding", "longer IP length", "shorter IP length", "wrong UDP length", "cut",
-    "mac", "vlan priority", "two tags", "arp",
+    "mac", "vlan priority", "one more tag", "arp",
     "psh", "fin", "syn", "rst", "urg", "cwr", "ece", "urgent pointer", "no ack", "ns",
     "sequence gap", "again", "ack", "window", "options", "changed option", "long header",
     "empty", "one byte", "odd", "longer",
@@ -56,7 +56,7 @@ class Flow:
 
     def _ethernet(self, quirk: str) -> bytes:
         tag = VLAN_TAG + (self.vlan | (0x2000 if quirk == "vlan priority" else 0)).to_bytes(2, "big")
-        tags = (tag if self.vlan else b"") + (VLAN_TAG + b"\0\x05" if quirk == "two tags" else b"")
+        tags = (tag if self.vlan else b"") + (VLAN_TAG + b"\0\x05" if quirk == "one more tag" else b"")
         source = b"\x02\0\0\0\0" + bytes([2 if quirk == "mac" else 1])
         return b"\x02\0\0\0\0\x09" + source + tags + (b"\x86\xdd" if self.ipv6 else b"\x08\0")
 
@@ -125,7 +125,7 @@ class Flow:
         """Add the checksum, and what is done to a finished frame."""
         field = start + (16 if self.tcp else 6)
         length = len(data) - start
-        network = self.network + (4 if quirk == "two tags" else 0)
+        network = self.network + (4 if quirk == "one more tag" else 0)
         pseudo = pseudo_header(bytes(data), network, length, ipv6=self.ipv6, tcp=self.tcp)
         header = NetHeader()
         if quirk == "wrong UDP length" and not self.tcp:
