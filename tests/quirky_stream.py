@@ -10,7 +10,8 @@ from tests.segmenter import get16, internet_sum, pseudo_header, put16
 QUIRKS = (
     "csum offload", "csum offload, wrong start", "csum offload, wrong sum", "data valid", "gso",
     "wrong csum", "zero csum", "all-ones csum", "wrong IP csum", "all-ones IP csum",
-    "id jump", "id fixed", "id backwards", "no DF", "reserved bit", "ttl", "tos", "CE", "flow label",
+    "id jump", "id fixed", "id fixed, no DF", "id backwards", "no DF",
+    "reserved bit", "ttl", "tos", "CE", "flow label",
     "first fragment", "last fragment", "IP options", "extension header", "other protocol", "bad version",
     "padding", "longer IP length", "shorter IP length", "wrong UDP length", "cut",
     "mac", "vlan priority", "one more tag", "arp",
@@ -74,7 +75,13 @@ class Flow:
             first = version << 28 | tos << 20 | label
             return struct.pack(">IHBB", first, length + len(extension), following, ttl) + addresses + extension
         options = b"\x01" * 4 if quirk == "IP options" else b""
-        fragment = {"no DF": 0, "first fragment": 0x2000, "last fragment": 10, "reserved bit": 0xC000}
+        fragment = {
+            "no DF": 0,
+            "id fixed, no DF": 0,
+            "first fragment": 0x2000,
+            "last fragment": 10,
+            "reserved bit": 0xC000,
+        }
         identification = self.identification
         if quirk == "id backwards":
             identification -= 2
@@ -116,7 +123,7 @@ class Flow:
         return header + options + payload
 
     def _advance(self, quirk: str, payload: int) -> None:
-        if quirk != "id fixed":
+        if quirk not in {"id fixed", "id fixed, no DF"}:
             self.identification = (self.identification + (7 if quirk == "id jump" else 1)) & 0xFFFF
         if quirk != "again":
             self.sequence = (self.sequence + payload) & 0xFFFFFFFF

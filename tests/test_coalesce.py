@@ -29,7 +29,7 @@ KINDS = {
 }
 # What ends or keeps out of a superframe, by protocol; all else in QUIRKS is the same to it as no quirk.
 IPV4_ONLY = {
-    "wrong IP csum", "all-ones IP csum", "id backwards", "no DF", "reserved bit",
+    "wrong IP csum", "all-ones IP csum", "id backwards", "no DF", "id fixed, no DF", "reserved bit",
     "first fragment", "last fragment", "IP options",
 }  # fmt: skip
 IPV6_ONLY = {"flow label", "extension header"}
@@ -49,8 +49,8 @@ NEVER = {
     "bad version", "padding", "longer IP length", "shorter IP length", "cut", "arp", "empty",
 }  # fmt: skip
 NEVER_IPV4 = {
-    "wrong IP csum", "all-ones IP csum", "id jump", "reserved bit", "first fragment", "last fragment",
-    "IP options",
+    "wrong IP csum", "all-ones IP csum", "id jump", "id fixed, no DF", "reserved bit", "first fragment",
+    "last fragment", "IP options",
 }  # fmt: skip
 IPV6_EXTENDED = {"extension header"}
 NEVER_TCP = {
@@ -232,6 +232,20 @@ def test_flows_that_interleave_are_told_apart(harness: Harness) -> None:
     packets = exchange(harness, frames)
     expect_the_same(frames, packets)
     assert len(packets) == len(flows)
+
+
+@pytest.mark.parametrize(("numbers", "counts"), [((5, 5, 7), [2, 1]), ((5, 6, 5), [2, 1]), ((65535, 0, 1), [3])])
+def test_identifications_count_or_stand_still(
+    harness: Harness, numbers: Sequence[int], counts: list[int]
+) -> None:
+    flow = Flow(1, tcp=False, ipv6=False)
+    frames = []
+    for number in numbers:
+        flow.identification = number
+        frames.append(flow.frame())
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == counts
 
 
 def test_a_fixed_identification_is_coalesced_where_it_means_nothing(harness: Harness) -> None:
