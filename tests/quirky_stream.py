@@ -10,10 +10,11 @@ from tests.segmenter import get16, internet_sum, pseudo_header, put16
 QUIRKS = (
     "csum offload", "csum offload, wrong start", "csum offload, wrong sum", "data valid", "gso",
     "wrong csum", "zero csum", "all-ones csum", "wrong IP csum", "all-ones IP csum",
-    "id jump", "id fixed", "id backwards", "no DF", "reserved bit", "ttl", "tos", "CE", "flow label",
+    "id jump", "id fixed", "id fixed, no DF", "id backwards", "no DF",
+    "reserved bit", "ttl", "tos", "CE", "flow label",
     "first fragment", "last fragment", "IP options", "extension header", "other protocol", "bad version",
     "padding", "longer IP length", "shorter IP length", "wrong UDP length", "cut",
-    "mac", "vlan priority", "two tags", "arp",
+    "mac", "vlan priority", "one more tag", "arp",
     "psh", "fin", "syn", "rst", "urg", "cwr", "ece", "urgent pointer", "no ack", "ns",
     "sequence gap", "again", "ack", "window", "options", "changed option", "long header",
     "empty", "one byte", "odd", "longer",
@@ -56,7 +57,7 @@ class Flow:
 
     def _ethernet(self, quirk: str) -> bytes:
         tag = VLAN_TAG + (self.vlan | (0x2000 if quirk == "vlan priority" else 0)).to_bytes(2, "big")
-        tags = (tag if self.vlan else b"") + (VLAN_TAG + b"\0\x05" if quirk == "two tags" else b"")
+        tags = (tag if self.vlan else b"") + (VLAN_TAG + b"\0\x05" if quirk == "one more tag" else b"")
         source = b"\x02\0\0\0\0" + bytes([2 if quirk == "mac" else 1])
         return b"\x02\0\0\0\0\x09" + source + tags + (b"\x86\xdd" if self.ipv6 else b"\x08\0")
 
@@ -74,7 +75,13 @@ class Flow:
             first = version << 28 | tos << 20 | label
             return struct.pack(">IHBB", first, length + len(extension), following, ttl) + addresses + extension
         options = b"\x01" * 4 if quirk == "IP options" else b""
-        fragment = {"no DF": 0, "first fragment": 0x2000, "last fragment": 10, "reserved bit": 0xC000}
+        fragment = {
+            "no DF": 0,
+            "id fixed, no DF": 0,
+            "first fragment": 0x2000,
+            "last fragment": 10,
+            "reserved bit": 0xC000,
+        }
         identification = self.identification
         if quirk == "id backwards":
             identification -= 2
@@ -116,7 +123,7 @@ class Flow:
         return header + options + payload
 
     def _advance(self, quirk: str, payload: int) -> None:
-        if quirk != "id fixed":
+        if quirk not in {"id fixed", "id fixed, no DF"}:
             self.identification = (self.identification + (7 if quirk == "id jump" else 1)) & 0xFFFF
         if quirk != "again":
             self.sequence = (self.sequence + payload) & 0xFFFFFFFF
@@ -125,7 +132,7 @@ class Flow:
         """Add the checksum, and what is done to a finished frame."""
         field = start + (16 if self.tcp else 6)
         length = len(data) - start
-        network = self.network + (4 if quirk == "two tags" else 0)
+        network = self.network + (4 if quirk == "one more tag" else 0)
         pseudo = pseudo_header(bytes(data), network, length, ipv6=self.ipv6, tcp=self.tcp)
         header = NetHeader()
         if quirk == "wrong UDP length" and not self.tcp:

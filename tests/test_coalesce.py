@@ -18,7 +18,7 @@ from mpnet.jit.memory import load_i64, load_u8
 from mpnet.workers import rings, send
 from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP
 from tests.quirky_stream import QUIRKS, Flow, flow_of
-from tests.segmenter import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Packet, get16, put16, segment
+from tests.segmenter import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Packet, get16, internet_sum, put16, segment
 from tests.worker_harness import HEADER_BYTES, Harness
 
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
 }
 # What ends or keeps out of a superframe, by protocol; all else in QUIRKS is the same to it as no quirk.
 IPV4_ONLY = {
-    "wrong IP csum", "all-ones IP csum", "id backwards", "no DF", "reserved bit",
+    "wrong IP csum", "all-ones IP csum", "id backwards", "no DF", "id fixed, no DF", "reserved bit",
     "first fragment", "last fragment", "IP options",
 }  # fmt: skip
 IPV6_ONLY = {"flow label", "extension header"}
@@ -41,7 +41,20 @@ TCP_ONLY = {
 ANY = {
     "csum offload, wrong start", "csum offload, wrong sum", "data valid", "gso", "wrong csum", "ttl", "tos", "CE",
     "other protocol", "bad version", "padding", "longer IP length", "shorter IP length", "cut", "mac",
-    "two tags", "arp", "empty", "longer",
+    "one more tag", "arp", "empty", "longer",
+}  # fmt: skip
+# What is never a part of a superframe, not even among its like.
+NEVER = {
+    "csum offload, wrong start", "csum offload, wrong sum", "data valid", "gso", "wrong csum", "other protocol",
+    "bad version", "padding", "longer IP length", "shorter IP length", "cut", "arp", "empty",
+}  # fmt: skip
+NEVER_IPV4 = {
+    "wrong IP csum", "all-ones IP csum", "id jump", "id fixed, no DF", "reserved bit", "first fragment",
+    "last fragment", "IP options",
+}  # fmt: skip
+IPV6_EXTENDED = {"extension header"}
+NEVER_TCP = {
+    "all-ones csum", "zero csum", "syn", "rst", "urg", "cwr", "psh", "fin", "again", "long header",
 }  # fmt: skip
 # What makes the frame that follows the odd one.
 LATER = {"id fixed", "id jump", "again"}
@@ -99,9 +112,12 @@ def with_id_counted(frame: bytes, arrived: bytes, first: int) -> bytes:
     network = 18 if get16(frame, 12) == 0x8100 else 14
     if frame[network] >> 4 != 4 or get16(frame, network + 6) != 0x4000 or get16(frame, network + 4) != first:
         return frame
+    if get16(arrived, network + 4) == first:
+        return frame
     counted = bytearray(frame)
     put16(counted, network + 4, get16(arrived, network + 4))
-    put16(counted, network + 10, get16(arrived, network + 10))
+    put16(counted, network + 10, 0)
+    put16(counted, network + 10, ~internet_sum(counted[network : network + 20]) & 0xFFFF)
     return bytes(counted)
 
 
@@ -177,6 +193,33 @@ def test_a_quirk_in_the_middle(harness: Harness, tcp: bool, ipv6: bool, quirk: s
         assert counts == ([3, 2] if quirk in ends else [5])
 
 
+@pytest.mark.parametrize(("tcp", "ipv6"), KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_nothing_but_a_quirk(harness: Harness, tcp: bool, ipv6: bool, quirk: str) -> None:
+    flow = Flow(1, tcp, ipv6)
+    frames = [flow.frame(quirk) for _ in range(5)]
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    alone = NEVER | (NEVER_TCP if tcp else UDP_ONLY) | (IPV6_EXTENDED if ipv6 else NEVER_IPV4)
+    assert len(packets) == (5 if quirk in alone else 1)
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_options_are_compared_to_the_last_byte(harness: Harness, ipv6: bool) -> None:
+    flow = Flow(1, tcp=True, ipv6=ipv6)
+    frames = [flow.frame(quirk) for quirk in ["options"] * 3 + ["changed option"] * 2 + ["options"] * 2]
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == [3, 2, 2]
+
+
+def test_a_second_tag_hides_the_flow(harness: Harness) -> None:
+    flow = Flow(1, tcp=False, ipv6=False, vlan=7)
+    frames = [flow.frame("one more tag") for _ in range(5)]
+    packets = exchange(harness, frames)
+    assert [packet.frame for packet in packets] == [frame.data for frame in frames]
+
+
 def test_flows_that_interleave_are_told_apart(harness: Harness) -> None:
     flows = [Flow(number, *KINDS[name], vlan) for vlan in (0, 3) for number, name in enumerate(KINDS)]
     frames = [flow.frame() for _ in range(8) for flow in flows]
@@ -189,6 +232,20 @@ def test_flows_that_interleave_are_told_apart(harness: Harness) -> None:
     packets = exchange(harness, frames)
     expect_the_same(frames, packets)
     assert len(packets) == len(flows)
+
+
+@pytest.mark.parametrize(("numbers", "counts"), [((5, 5, 7), [2, 1]), ((5, 6, 5), [2, 1]), ((65535, 0, 1), [3])])
+def test_identifications_count_or_stand_still(
+    harness: Harness, numbers: Sequence[int], counts: list[int]
+) -> None:
+    flow = Flow(1, tcp=False, ipv6=False)
+    frames = []
+    for number in numbers:
+        flow.identification = number
+        frames.append(flow.frame())
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == counts
 
 
 def test_a_fixed_identification_is_coalesced_where_it_means_nothing(harness: Harness) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,8 +62,8 @@ def _queue(wire: Wire, case: Case) -> Iterator[int]:
     fd = ioctls.open_queue(wire.name, multi_queue=False)
     try:
         ioctls.set_header(fd, BYTES)
-        if has(case.features, Feature.GUEST_TSO4):
-            ioctls.set_offload(fd, ioctls.TUN_F_CSUM | ioctls.TUN_F_TSO4)
+        tso = ioctls.TUN_F_TSO4 if has(case.features, Feature.GUEST_TSO4) else 0
+        ioctls.set_offload(fd, ioctls.TUN_F_CSUM | tso)
         yield fd
     finally:
         os.close(fd)
@@ -133,7 +134,9 @@ def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Ite
         count, took = run(seconds)
         return {"": count * each / (took / 1e9)}
 
-    with generator(wire, case) as sender:
+    with generator(wire, case) as sender, select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLIN)
+        record.epoll_fd = epoll.fileno()
         yield turn
 
 
