@@ -33,7 +33,7 @@ IPV4_ONLY = {
     "first fragment", "last fragment", "IP options",
 }  # fmt: skip
 IPV6_ONLY = {"flow label", "extension header"}
-UDP_ONLY = {"zero csum", "wrong UDP length"}
+UDP_ONLY = {"zero csum", "zero csum that adds up", "wrong UDP length"}
 TCP_ONLY = {
     "all-ones csum", "zero csum", "syn", "rst", "urg", "cwr", "ece", "urgent pointer", "no ack", "ns",
     "sequence gap", "ack", "window", "options", "changed option", "long header",
