@@ -4,11 +4,14 @@ Runs compiled here, and once more interpreted by ``test_interpreted.py``.
 """
 
 import errno
+import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from mpnet.guest.chain import PLAIN, Layout
 from mpnet.guest.frame import Frame
@@ -218,6 +221,31 @@ def test_a_second_tag_hides_the_flow(harness: Harness) -> None:
     frames = [flow.frame("one more tag") for _ in range(5)]
     packets = exchange(harness, frames)
     assert [packet.frame for packet in packets] == [frame.data for frame in frames]
+
+
+def test_flows_of_one_hash_are_told_apart(harness: Harness) -> None:
+    def mixed(ports: bytes) -> int:
+        source = int.from_bytes(bytes([10, 0, 0, 1]), "little")
+        hashed = (int.from_bytes(ports, "little") ^ source) * 0x9E3779B1 & 0xFFFFFFFF
+        return hashed ^ hashed >> 15
+
+    ports = [bytes([3, number, 0, 9]) for number in (1, 2)]
+    target = int.from_bytes(bytes([10, 0, 0, 2]), "little")
+    targets = [target, target ^ mixed(ports[0]) ^ mixed(ports[1])]
+    frames = [
+        Frame(bytes(
+            Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:09")
+            / IP(src="10.0.0.1", dst=socket.inet_ntoa(targets[number].to_bytes(4, "little")), id=identification)
+            / UDP(sport=int.from_bytes(ports[number][:2], "big"), dport=9)
+            / bytes(100)
+        ))
+        for identification in range(1, 4) for number in (0, 1)
+    ]  # fmt: skip
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    first, second = harness.worker.ctx.frames[0], harness.worker.ctx.frames[1]
+    assert first.hashed == second.hashed
+    assert [len(segment(packet)) for packet in packets] == [3, 3]
 
 
 def test_flows_that_interleave_are_told_apart(harness: Harness) -> None:
