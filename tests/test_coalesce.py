@@ -224,22 +224,26 @@ def test_a_second_tag_hides_the_flow(harness: Harness) -> None:
 
 
 def test_flows_of_one_hash_are_told_apart(harness: Harness) -> None:
-    def mixed(ports: bytes) -> int:
-        source = int.from_bytes(bytes([10, 0, 0, 1]), "little")
-        hashed = (int.from_bytes(ports, "little") ^ source) * 0x9E3779B1 & 0xFFFFFFFF
+    def mixed(source: bytes) -> int:
+        hashed = (int.from_bytes(ports, "little") ^ int.from_bytes(source, "little")) * 0x9E3779B1 & 0xFFFFFFFF
         return hashed ^ hashed >> 15
 
-    ports = [bytes([3, number, 0, 9]) for number in (1, 2)]
+    ports = bytes([3, 1, 0, 9])
+    sources = [bytes([10, 0, 0, number]) for number in (1, 3)]
     target = int.from_bytes(bytes([10, 0, 0, 2]), "little")
-    targets = [target, target ^ mixed(ports[0]) ^ mixed(ports[1])]
+    targets = [target, target ^ mixed(sources[0]) ^ mixed(sources[1])]
+    pairs = [
+        (socket.inet_ntoa(source), socket.inet_ntoa(target.to_bytes(4, "little")))
+        for source, target in zip(sources, targets, strict=True)
+    ]
     frames = [
         Frame(bytes(
             Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:09")
-            / IP(src="10.0.0.1", dst=socket.inet_ntoa(targets[number].to_bytes(4, "little")), id=identification)
-            / UDP(sport=int.from_bytes(ports[number][:2], "big"), dport=9)
+            / IP(src=addresses[0], dst=addresses[1], id=identification)
+            / UDP(sport=0x0301, dport=9)
             / bytes(100)
         ))
-        for identification in range(1, 4) for number in (0, 1)
+        for identification in range(1, 4) for addresses in pairs
     ]  # fmt: skip
     packets = exchange(harness, frames)
     expect_the_same(frames, packets)
