@@ -9,7 +9,7 @@ from tests.segmenter import get16, internet_sum, pseudo_header, put16
 
 QUIRKS = (
     "csum offload", "csum offload, wrong start", "csum offload, wrong sum", "data valid", "gso",
-    "wrong csum", "zero csum", "all-ones csum", "wrong IP csum", "all-ones IP csum",
+    "wrong csum", "zero csum", "all-ones csum", "zero csum that adds up", "wrong IP csum", "all-ones IP csum",
     "id jump", "id fixed", "id fixed, no DF", "id backwards", "no DF",
     "reserved bit", "ttl", "tos", "CE", "flow label",
     "first fragment", "last fragment", "IP options", "extension header", "other protocol", "bad version",
@@ -137,11 +137,11 @@ class Flow:
         header = NetHeader()
         if quirk == "wrong UDP length" and not self.tcp:
             put16(data, start + 4, length - 1)
-        if quirk == "all-ones csum" and length > 40:
+        if quirk in {"all-ones csum", "zero csum that adds up"} and length > 40:
             put16(data, start + length // 2 // 2 * 2, 0)
             rest = internet_sum(pseudo + bytes(data[start:]))
             put16(data, start + length // 2 // 2 * 2, ~rest & 0xFFFF)
-            put16(data, field, 0xFFFF)
+            put16(data, field, 0xFFFF if quirk == "all-ones csum" else 0)
         elif quirk in {"csum offload", "csum offload, wrong start", "csum offload, wrong sum", "gso"}:
             put16(data, field, internet_sum(pseudo) ^ (quirk == "csum offload, wrong sum"))
             gso_type = (4 if self.ipv6 else 1) if self.tcp else 5

@@ -132,7 +132,7 @@ def document() -> dict:
     cases = ("tx-64-flows", "tx-tcp-stream", "tx-tso", "rx-64-flows", "rx-tso", "rtt-interrupt", "rtt-polling")
     words = itertools.chain.from_iterable(("--case", case) for case in cases)
     done = subprocess.run(
-        [*MPNET, "bench", "--json", "--duration", "0.05", *words],
+        [*MPNET, "bench", "--json", "--duration", "0.1", *words],
         capture_output=True,
         text=True,
         check=False,
@@ -164,7 +164,9 @@ def test_every_system_did_the_work_of_its_cases(document: dict) -> None:
 def test_samples_are_positive_and_of_every_round(document: dict) -> None:
     for result in document["results"]:
         assert [len(samples) for samples in result["samples"]] == [5, 5]
-        assert all(sample > 0 for samples in result["samples"] for sample in samples), result
+        # On a busy machine a system may be off its processor for a whole turn as short as these.
+        assert all(sample >= 0 for samples in result["samples"] for sample in samples), result
+        assert result["median"] > 0, result
         low, high = result["spread"]
         assert low <= result["median"] <= high
 

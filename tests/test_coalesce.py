@@ -4,11 +4,14 @@ Runs compiled here, and once more interpreted by ``test_interpreted.py``.
 """
 
 import errno
+import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from mpnet.guest.chain import PLAIN, Layout
 from mpnet.guest.frame import Frame
@@ -33,7 +36,7 @@ IPV4_ONLY = {
     "first fragment", "last fragment", "IP options",
 }  # fmt: skip
 IPV6_ONLY = {"flow label", "extension header"}
-UDP_ONLY = {"zero csum", "wrong UDP length"}
+UDP_ONLY = {"zero csum", "zero csum that adds up", "wrong UDP length"}
 TCP_ONLY = {
     "all-ones csum", "zero csum", "syn", "rst", "urg", "cwr", "ece", "urgent pointer", "no ack", "ns",
     "sequence gap", "ack", "window", "options", "changed option", "long header",
@@ -218,6 +221,35 @@ def test_a_second_tag_hides_the_flow(harness: Harness) -> None:
     frames = [flow.frame("one more tag") for _ in range(5)]
     packets = exchange(harness, frames)
     assert [packet.frame for packet in packets] == [frame.data for frame in frames]
+
+
+def test_flows_of_one_hash_are_told_apart(harness: Harness) -> None:
+    def mixed(source: bytes) -> int:
+        hashed = (int.from_bytes(ports, "little") ^ int.from_bytes(source, "little")) * 0x9E3779B1 & 0xFFFFFFFF
+        return hashed ^ hashed >> 15
+
+    ports = bytes([3, 1, 0, 9])
+    sources = [bytes([10, 0, 0, number]) for number in (1, 3)]
+    target = int.from_bytes(bytes([10, 0, 0, 2]), "little")
+    targets = [target, target ^ mixed(sources[0]) ^ mixed(sources[1])]
+    pairs = [
+        (socket.inet_ntoa(source), socket.inet_ntoa(target.to_bytes(4, "little")))
+        for source, target in zip(sources, targets, strict=True)
+    ]
+    frames = [
+        Frame(bytes(
+            Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:09")
+            / IP(src=addresses[0], dst=addresses[1], id=identification)
+            / UDP(sport=0x0301, dport=9)
+            / bytes(100)
+        ))
+        for identification in range(1, 4) for addresses in pairs
+    ]  # fmt: skip
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    first, second = harness.worker.ctx.frames[0], harness.worker.ctx.frames[1]
+    assert first.hashed == second.hashed
+    assert [len(segment(packet)) for packet in packets] == [3, 3]
 
 
 def test_flows_that_interleave_are_told_apart(harness: Harness) -> None:

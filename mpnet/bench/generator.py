@@ -26,7 +26,7 @@ _BURST = 32
 _FRAMES_WINDOW = 512
 _OFFLOADS_WINDOW = 32
 """Under way at most; the TAP's queue takes 1000."""
-_PATIENCE = 1 << 14
+_PATIENCE = 1 << 11
 """Turns without progress after which what is under way counts as lost."""
 
 STATE = np.dtype(

@@ -9,7 +9,7 @@ from pathlib import Path
 from mpnet.bench.bed import Bed
 from mpnet.bench.case import Case
 from mpnet.bench.system import Device, Turn
-from mpnet.bench.work import NEVER_SLEEP, WARM
+from mpnet.bench.work import NEVER_SLEEP, warm
 from mpnet.guest.traffic import Plan, Report, Traffic
 
 
@@ -34,7 +34,7 @@ def scale(bed: Bed, device: Device, case: Case) -> Iterator[Turn]:
 
         def measured(count: int, seconds: float) -> tuple[float, float]:
             """Packets a second, and nanoseconds of the workers for each."""
-            run(count, seconds * WARM)
+            run(count, warm(seconds))
             workers = device.family()[:count]
             before = processor_ns(workers)
             reports = run(count, seconds)

@@ -12,8 +12,15 @@ from mpnet.errors import MpnetError
 from mpnet.guest.traffic import Plan, Traffic
 
 NEVER_SLEEP = 1 << 60
-WARM = 0.2
+_WARM = 0.2
 """Of a turn's time, run before it, unmeasured: caches and frequency settle."""
+_WARM_SECONDS = 0.1
+"""At least: a system that was stopped has to come to its processor again."""
+
+
+def warm(seconds: float) -> float:
+    """How long to run before a turn of ``seconds``."""
+    return max(seconds * _WARM, _WARM_SECONDS)
 
 
 @contextmanager
@@ -29,7 +36,7 @@ def _transmit(device: Device, case: Case) -> Iterator[Turn]:
     traffic = Traffic(device.pairs[0], case.stream(device.wire), plan)
 
     def turn(seconds: float) -> dict[str, float]:
-        traffic.run(seconds * WARM)
+        traffic.run(warm(seconds))
         before = device.wire.received()
         report = traffic.run(seconds)
         arrived = device.wire.received() - before
@@ -74,7 +81,7 @@ def _receive(device: Device, case: Case) -> Iterator[Turn]:
         return int(state.bytes) - before
 
     def turn(seconds: float) -> dict[str, float]:
-        run(seconds * WARM)
+        run(warm(seconds))
         received = run(seconds)
         return {"": received * each / (int(state.nanoseconds) / 1e9)}
 

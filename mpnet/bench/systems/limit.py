@@ -19,7 +19,7 @@ from mpnet.bench.generator import frames, generator
 from mpnet.bench.ping import echo_request, percentiles
 from mpnet.bench.reflex import answer, ask, reflex, stop
 from mpnet.bench.system import Turn
-from mpnet.bench.work import WARM, amount, rate
+from mpnet.bench.work import amount, rate, warm
 from mpnet.jit.uring import Uring
 from mpnet.tap import ioctls
 from mpnet.virtio.features import Feature, has
@@ -84,7 +84,7 @@ def _transmit(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> It
         _write(state, data, fd, int(seconds * 1e9))
 
     def turn(seconds: float) -> dict[str, float]:
-        thread.submit(run, seconds * WARM).result()
+        thread.submit(run, warm(seconds)).result()
         before = wire.received()
         thread.submit(run, seconds).result()
         written = int(state[0].frames) * case.coalesced
@@ -130,7 +130,7 @@ def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Ite
             reading.result()
 
     def turn(seconds: float) -> dict[str, float]:
-        run(seconds * WARM)
+        run(warm(seconds))
         count, took = run(seconds)
         return {"": count * each / (took / 1e9)}
 
