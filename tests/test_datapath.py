@@ -382,3 +382,15 @@ def test_a_base_of_zero_begins_a_new_packed_ring_and_goes_on_with_one_that_was_a
         harness.set_ring(harness.tx, 0, exact=True)
         harness.sender.send([frame(61)] * 3)
         assert harness.segment.rings[1].packets == 7
+
+
+@pytest.mark.parametrize("features", [FEATURES, PACKED], ids=["split", "packed"])
+def test_rings_without_eventfds_are_polled(features: int) -> None:
+    with Harness(features=features, polled=True) as harness:
+        harness.start()
+        for number in range(5):
+            harness.sender.send([frame(60 + number)])
+            assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == frame(60 + number).data
+            deliver(harness, frame(70 + number).data)
+            harness.receiver.post(1526)
+            assert harness.receiver.receive()[0].data == frame(70 + number).data

@@ -46,11 +46,13 @@ class Harness:
         features: int = FEATURES,
         sizes: tuple[int, ...] = (16 << 20,),
         backing: Backing = "memfd",
+        *,
+        polled: bool = False,
     ) -> None:
         self.features = features
         self.memory = GuestMemory(sizes, backing)
-        self.rx = Queue(self.memory, 0, entries, features=features)
-        self.tx = Queue(self.memory, 1, entries, features=features)
+        self.rx = Queue(self.memory, 0, entries, features=features, polled=polled)
+        self.tx = Queue(self.memory, 1, entries, features=features, polled=polled)
         header = HEADER_BYTES if features & mask(Feature.VERSION_1, Feature.MRG_RXBUF) else 10
         self.sender = Sender(self.tx, header)
         self.receiver = Receiver(self.rx, header, mergeable=has(features, Feature.MRG_RXBUF))

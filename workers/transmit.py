@@ -40,8 +40,8 @@ def transmit(ctx: Context, index: int) -> int:
     ring = ctx.rings[index]
     worker = ctx.worker[0]
     if not open_burst(ctx, index):
-        if ring.started and not want_kicks(ctx, index):
-            ring.ready = 0
+        if ring.started:
+            ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
     begin_burst(ctx)
