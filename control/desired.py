@@ -25,8 +25,8 @@ class RingSetting:
         features: those negotiated.
         enabled: as SET_VRING_ENABLE and the driver's number of queue pairs have it.
         fds: kick, call and error; None where there is none.
-        coalesce: several frames of a flow may become one on their way to the TAP.
         base: where to begin, until a worker has taken it; then the ring state in the segment says.
+        coalesce: several frames of a flow may become one on their way to the TAP.
     """
 
     number: int
@@ -35,8 +35,8 @@ class RingSetting:
     features: int
     enabled: bool
     fds: tuple[int | None, int | None, int | None]
-    coalesce: bool = False
     base: int | None = None
+    coalesce: bool = False
 
     def errand(self) -> Errand:
         """The message that has a worker serve the ring so."""
