@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpnet.errors import MpnetError
-from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 
 _STOP_SECONDS = 10.0
 _LOG_LINES = 5
@@ -66,10 +66,9 @@ def child(
         fds: descriptors it inherits.
         ask_first: it has something to clear up: SIGTERM and some time before SIGKILL.
     """
-    setpriv = str(debian.program("setpriv"))
     with log.open("wb") as output, _affinity(cpus):
         process = subprocess.Popen(
-            [setpriv, "--pdeathsig", "TERM" if ask_first else "KILL", *command],
+            [*bound_to_us("TERM" if ask_first else "KILL"), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

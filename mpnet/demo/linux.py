@@ -15,6 +15,7 @@ from mpnet.demo.summary import Check, Part, ping_check, rings_check
 from mpnet.demo.talk import Talk
 from mpnet.demo.watch import Watch
 from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux import acceleration
 from mpnet.guest.linux.agent import Completed, GuestError, Job
 from mpnet.guest.linux.guest import LinuxGuest, Setup
@@ -102,9 +103,17 @@ def _server() -> Iterator[int]:
     """Serve one iperf3 client; gives the port once it listens."""
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
-    # It ends with us, should we be killed.
-    command = [str(debian.program("setpriv")), "--pdeathsig", "TERM"]
-    command += [str(debian.program("iperf3")), "-s", "-1", "-B", HOST, "-p", str(port), "--forceflush"]
+    command = [
+        *bound_to_us("TERM"),
+        str(debian.program("iperf3")),
+        "-s",
+        "-1",
+        "-B",
+        HOST,
+        "-p",
+        str(port),
+        "--forceflush",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             assert server.stdout is not None

@@ -13,7 +13,7 @@ import msgspec
 from pyroute2 import IPRoute
 
 from mpnet.errors import MpnetError
-from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 from mpnet.rpc.management import Client
 from mpnet.rpc.state import DeviceReport
 from mpnet.segment.segment import Segment, unlink
@@ -53,11 +53,9 @@ class Stage:
         self._log = folder / "log"
         words = f"id={self.device},tap={TAP},create=on,socket={self.socket},queue-pairs={QUEUE_PAIRS}"
         run = ["run", "--control-socket", str(self._control), "--device", words]
-        setpriv = str(debian.program("setpriv"))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                # It ends with us, should we be killed.
-                [setpriv, "--pdeathsig", "TERM", sys.executable, "-c", _MPNET, *run],
+                [*bound_to_us("TERM"), sys.executable, "-c", _MPNET, *run],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux import initramfs
 from mpnet.guest.linux.agent import Agent
 from mpnet.guest.linux.guest import LinuxGuest, Setup
@@ -68,7 +69,7 @@ class UmlGuest(LinuxGuest):
             number = agent_end.fileno()
             self._process = subprocess.Popen(
                 [
-                    *(str(debian.program("setpriv")), "--pdeathsig", "KILL"),
+                    *bound_to_us(),
                     *(str(kernel().image), f"mem={self.machine.memory_mib}M"),
                     *(f"initrd={initramfs.build(kernel())}", "rdinit=/init"),
                     f"virtio_uml.device={self.nic.socket}:{_NETWORK_DEVICE}",

@@ -13,6 +13,7 @@ from typing import IO, Self
 
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux import initramfs
 from mpnet.guest.linux.agent import Agent, Completed, GuestError, Job
 from mpnet.guest.linux.qemu import (
@@ -131,7 +132,7 @@ class LinuxGuest:
         self._agent, self._qmp, self._console = Agent(agent), Qmp(qmp), console
         with agent_end, qmp_end:
             self._process = subprocess.Popen(
-                [str(debian.program("setpriv")), "--pdeathsig", "KILL", *arguments],
+                [*bound_to_us(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -281,7 +282,6 @@ def run_interactive(nic: VhostUserNic | TapNic, machine: Machine, setup: Setup) 
         MpnetError: a part of the guest is missing.
     """
     command = guest_command(nic, machine, [*setup.command_line(), "mpnet.shell=1"])
-    setpriv = str(debian.program("setpriv"))
     console = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
     monitor = ["-mon", "chardev=console"]
-    return subprocess.call([setpriv, "--pdeathsig", "TERM", *command, *console, *monitor])
+    return subprocess.call([*bound_to_us("TERM"), *command, *console, *monitor])
