@@ -126,7 +126,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not least <= self.frame_bytes <= longest:
             raise ImpossibleError(
                 "frame_bytes",
-                f"frame-bytes is {self.frame_bytes}, expected {least} to {longest} with {self.protocol} and the mtu",
+                f"frame-bytes is {self.frame_bytes}, expected {least} to {longest} by protocol and mtu",
             )
         most = (_MAX_FRAME - headers) // (self.frame_bytes - headers)
         if self.segments > most:
