@@ -7,7 +7,7 @@ descriptors are not owned here: the vhost-user machine and the TAP own them.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing
+from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing, TraceBursts
 from mpnet.vhost_user.effects import MemoryRegion
 
 Errand = tuple[Request, list[int]]
@@ -67,11 +67,13 @@ class Desired:
         tap_fds: the TAP's queues, by queue pair.
         regions: the memory table.
         rings: started rings by number.
+        trace_bursts: workers trace every burst.
     """
 
     tap_fds: list[int]
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
+    trace_bursts: bool = False
 
     @property
     def control_ring(self) -> int:
@@ -105,5 +107,7 @@ class Desired:
     def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
         """What makes an empty worker serve ``pairs``."""
         yield self.memory_errand()
+        if self.trace_bursts:
+            yield TraceBursts(on=True), []
         for pair in pairs:
             yield from self.pair_errands(pair)
