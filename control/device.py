@@ -17,7 +17,7 @@ from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
-from mpnet.segment.layout import Fault
+from mpnet.segment.layout import Fault, Negotiation
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.tap.tap import Tap
@@ -175,6 +175,19 @@ class Device:
                 await self._reset()
             except MpnetError as error:
                 self.log.error("session not wholly forgotten", problem=str(error))
+
+    def note_stage(self) -> None:
+        """Show in the segment how far the front-end has come."""
+        self.segment.header.negotiation = self._stage()
+
+    def _stage(self) -> Negotiation:
+        if self.peer is None:
+            return Negotiation.LISTENING
+        if self.backend.negotiation == "running":
+            return Negotiation.RUNNING
+        if self.backend.regions:
+            return Negotiation.MEMORY
+        return Negotiation.FEATURES if self.backend.features else Negotiation.CONNECTED
 
     def renew_offer(self) -> None:
         """Offer what ``set`` has changed to the next front-end; the machine takes it up once disconnected."""

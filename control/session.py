@@ -45,6 +45,7 @@ class Session:
         device.peer = peer = Peer.of(self._sock)
         device.segment.header.connections += 1
         device.trace(Kind.SESSION_OPENED, peer.pid)
+        device.note_stage()
         device.log.info("front-end connected", pid=peer.pid, name=peer.name)
         reason = "the session failed"
         try:
@@ -110,6 +111,7 @@ class Session:
             following = backend.done()
         for effect in following:
             await self._perform(effect)
+        self._device.note_stage()
         entry = backend.log[-1] if backend.log else None
         if entry and entry.outcome != "ok":
             self._device.trace(Kind.REQUEST_REFUSED, message.request)
@@ -152,6 +154,7 @@ class Session:
             if not isinstance(effect, CloseFds):
                 await device.perform(effect)
         await device.forget_session()
+        device.note_stage()
         for effect in effects:
             if isinstance(effect, CloseFds):
                 _close_all(effect.fds)

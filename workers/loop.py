@@ -11,7 +11,7 @@ from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
 from mpnet.workers.receive import receive
 from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, HEARTBEAT_MS, MAX_EVENTS, Context
-from mpnet.workers.statistics import beat
+from mpnet.workers.statistics import beat, count_round
 from mpnet.workers.transmit import transmit
 
 RING = 0
@@ -25,12 +25,19 @@ ATTENTION = 2
 def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
+    stats = ctx.stats[0]
+    began = beat(ctx)
     while True:
+        moved = stats.burst_packets
         busy = _serve_queues(ctx)
-        beat(ctx)
+        ended = beat(ctx)
+        if stats.burst_packets != moved:
+            count_round(ctx, ended - began)
         attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
         if attention or worker.broken:
             return
+        # What it slept is no part of a round; looking for events in between is.
+        began = ended if busy else beat(ctx)
 
 
 @compiled

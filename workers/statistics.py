@@ -2,7 +2,7 @@
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns
-from mpnet.segment.layout import BURST_BUCKETS
+from mpnet.segment.layout import BURST_BUCKETS, ROUND_BUCKETS_NS
 from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.workers.state import Context
 from mpnet.workers.trace import trace
@@ -37,10 +37,22 @@ def count_drop(ctx: Context, index: int, reason: int) -> None:
 
 
 @compiled
-def beat(ctx: Context) -> None:
-    """Show that the worker lives, and trace it where that was not seen for long."""
+def beat(ctx: Context) -> int:
+    """Show that the worker lives, and trace it where that was not seen for long; returns CLOCK_MONOTONIC's time."""
     stats = ctx.stats[0]
     now = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
     if now - stats.heartbeat_ns > STALL_NS and stats.heartbeat_ns:
         trace(ctx, _STALLED, NO_SUBJECT, now - stats.heartbeat_ns, 0)
     stats.heartbeat_ns = now
+    return now
+
+
+@compiled
+def count_round(ctx: Context, nanoseconds: int) -> None:
+    """Count a round of bursts over the worker's queues in the histogram of their durations."""
+    stats = ctx.stats[0]
+    bucket = 0
+    while bucket < len(ROUND_BUCKETS_NS) and nanoseconds > ROUND_BUCKETS_NS[bucket]:
+        bucket += 1
+    stats.rounds[bucket] += 1
+    stats.round_ns += nanoseconds
