@@ -38,7 +38,7 @@ def count_drop(ctx: Context, index: int, reason: int) -> None:
 
 @compiled
 def beat(ctx: Context) -> int:
-    """Show that the worker lives, and trace it where that was not seen for long; returns CLOCK_MONOTONIC's time."""
+    """Show that the worker lives, and trace it where that was not seen for long; the time (CLOCK_MONOTONIC)."""
     stats = ctx.stats[0]
     now = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
     if now - stats.heartbeat_ns > STALL_NS and stats.heartbeat_ns:
