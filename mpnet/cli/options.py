@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import click
 
 from mpnet.rpc.management import Client, default_socket_path
-from mpnet.segment import segment as segments
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def complete_device(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the name of a device from those that have a segment: control need not answer for that."""
+    from mpnet.segment import segment as segments  # noqa: PLC0415 - it brings numpy, which no other command needs
+
     return [name for name in segments.names() if name.startswith(incomplete)]
 
 
