@@ -28,6 +28,7 @@ HEADERS_BYTES = 12 + 14 + 4 + 40 + 60
 """The most that headers take: virtio-net, Ethernet, a tag, IPv6, TCP with all its options."""
 PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
+ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
 HEARTBEAT_MS = 500
 """The longest sleep: how often an idle worker shows that it lives."""
@@ -96,6 +97,7 @@ RING = np.dtype(
         ("kick_fd", "i8"),
         ("call_fd", "i8"),
         ("err_fd", "i8"),
+        ("backend", "i8"),  # TAP, NULL or ECHO
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
@@ -128,6 +130,9 @@ FRAME = np.dtype(
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )
+TAP = 0
+NULL = 1
+ECHO = 2
 COALESCE_TCP = 1
 COALESCE_UDP = 2
 COALESCE_ALL = COALESCE_TCP | COALESCE_UDP

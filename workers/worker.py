@@ -132,7 +132,7 @@ class Worker:
         return 0
 
     def _attach_pair(self, message: AttachPair, fds: Sequence[int]) -> int:
-        self._rings.attach_pair(message.pair, fds[0])
+        self._rings.attach_pair(message.pair, fds[0] if fds else -1, message.backend)
         self._trace(Kind.PAIR_ATTACHED, message.pair)
         return 0
 
