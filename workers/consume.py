@@ -57,7 +57,7 @@ def consume(ctx: Context, index: int) -> int:
         give_back(ctx, index, worker.buffer_id, worker.span, 0)
     fault = worker.fault if end < 0 else 0
     if taken:
-        count_burst(ctx, taken)
+        count_burst(ctx, index, taken)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)

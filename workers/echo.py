@@ -93,7 +93,7 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
         close_burst(ctx, rx_index)
         rx.cursor = seen
     if frames:
-        count_burst(ctx, frames)
+        count_burst(ctx, rx_index + 1, frames)
         close_burst(ctx, rx_index + 1)
     if memory_was_lost(ctx, rx_index + 1):
         break_ring(ctx, rx_index, ctx.shared[rx_index + 1].fault)

@@ -64,6 +64,8 @@ WORKER = np.dtype(
         ("events", "i8"),
         ("timespec", "i8"),
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
+        ("trace_ring", "i8"),  # address of the worker's trace in the segment
+        ("trace_bursts", "i8"),  # bursts are traced too
     ]
 )
 RING = np.dtype(
@@ -217,6 +219,7 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.header = scratch.allocate(64)
     own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
     own.timespec = scratch.allocate(16)
+    own.trace_ring = scratch.allocate(layout.TRACE_BYTES)
     own.one = scratch.keep(np.ones(1, np.int64))
     own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
     frames = _records(FRAME, TX_FRAMES)
