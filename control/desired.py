@@ -7,7 +7,7 @@ descriptors are not owned here: the vhost-user machine and the TAP own them.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing
+from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetPolling, SetRing
 from mpnet.vhost_user.effects import MemoryRegion
 
 Errand = tuple[Request, list[int]]
@@ -67,11 +67,13 @@ class Desired:
         tap_fds: the TAP's queues, by queue pair.
         regions: the memory table.
         rings: started rings by number.
+        poll_us: how long a worker may go on looking for work before it sleeps.
     """
 
     tap_fds: list[int]
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
+    poll_us: int = 0
 
     @property
     def control_ring(self) -> int:
@@ -95,6 +97,10 @@ class Desired:
         ]
         return SetMemory(regions), [region.fd for region in self.regions]
 
+    def polling_errand(self) -> Errand:
+        """The message with the budget for polling."""
+        return SetPolling(self.poll_us), []
+
     def pair_errands(self, pair: int) -> Iterator[Errand]:
         """What hands a queue pair with its started rings to a worker that has the memory."""
         yield AttachPair(pair), [self.tap_fds[pair]]
@@ -105,5 +111,7 @@ class Desired:
     def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
         """What makes an empty worker serve ``pairs``."""
         yield self.memory_errand()
+        if self.poll_us:
+            yield self.polling_errand()
         for pair in pairs:
             yield from self.pair_errands(pair)

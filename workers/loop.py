@@ -9,6 +9,7 @@ import errno
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
+from mpnet.workers.poll import ROUNDS_A_LOOK, pace
 from mpnet.workers.receive import receive
 from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, HEARTBEAT_MS, MAX_EVENTS, Context
 from mpnet.workers.statistics import beat
@@ -25,29 +26,39 @@ ATTENTION = 2
 def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
+    rounds = 0
     while True:
-        busy = _serve_queues(ctx)
-        beat(ctx)
-        attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
+        moved, busy = _serve_queues(ctx)
+        attention = False
+        if pace(ctx, moved, beat(ctx)):
+            rounds += 1
+            if rounds % ROUNDS_A_LOOK == 0:
+                attention = _wait(ctx, 0)
+        else:
+            attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
         if attention or worker.broken:
             return
 
 
 @compiled
-def _serve_queues(ctx: Context) -> bool:
-    """One burst of each queue that may have work; whether any may have more."""
+def _serve_queues(ctx: Context) -> tuple[int, bool]:
+    """One burst of each queue that may have work; how many frames moved, and whether any may have more."""
+    moved = 0
     busy = False
     for i in range(ctx.worker[0].pairs):
         rx_index = 2 * ctx.pairs[i]
         rx_ring = ctx.rings[rx_index]
         tx_ring = ctx.rings[rx_index + 1]
         if tx_ring.started and tx_ring.ready:
-            transmit(ctx, rx_index + 1)
+            sent = transmit(ctx, rx_index + 1)
+            moved += sent
+            if sent and ctx.worker[0].polling:
+                rx_ring.ready = 1  # the host may have answered already
             busy |= tx_ring.ready != 0
         if rx_ring.started and rx_ring.enabled and rx_ring.ready:
-            receive(ctx, rx_index)
+            moved += receive(ctx, rx_index)
             busy |= rx_ring.ready != 0
-    return busy
+    return moved, busy
 
 
 @compiled

@@ -28,6 +28,8 @@ def count_drop(ctx: Context, index: int, reason: int) -> None:
 
 
 @compiled
-def beat(ctx: Context) -> None:
-    """Show that the worker lives."""
-    ctx.stats[0].heartbeat_ns = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
+def beat(ctx: Context) -> int:
+    """Show that the worker lives; the time, on CLOCK_MONOTONIC."""
+    now = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
+    ctx.stats[0].heartbeat_ns = now
+    return now

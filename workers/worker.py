@@ -17,6 +17,7 @@ from mpnet.rpc.worker import (
     Failed,
     RingBroken,
     SetMemory,
+    SetPolling,
     SetRing,
     Shutdown,
     StopRing,
@@ -104,6 +105,7 @@ class Worker:
             DetachPair: self._detach_pair,
             SetRing: self._set_ring,
             StopRing: self._stop_ring,
+            SetPolling: self._set_polling,
             CompleteCommand: self._complete_command,
             Shutdown: self._shutdown,
         }
@@ -140,6 +142,12 @@ class Worker:
         if message.index == self._control_index:
             self._control_queue.stopped()
         return self._rings.stop_ring(message.index)
+
+    def _set_polling(self, message: SetPolling, _fds: Sequence[int]) -> int:
+        own = self.ctx.worker[0]
+        own.poll_ns = 1000 * message.microseconds
+        own.window_ns = 0
+        return 0
 
     def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
         self._control_queue.complete(message.ack)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 1
+VERSION = 2
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
@@ -126,6 +126,9 @@ _WORKER_FIELDS = [
     ("heartbeat_ns", "i8"),  # CLOCK_MONOTONIC
     ("first_packet_ns", "i8"),  # CLOCK_MONOTONIC
     ("wakeups", "i8"),
+    ("poll_hits", "i8"),  # times that work came while the worker polled for it
+    ("poll_misses", "i8"),  # times that it gave up
+    ("poll_ns", "i8"),  # time polled without work
     ("bursts", "i8", (len(BURST_BUCKETS) + 1,)),
     ("burst_packets", "i8"),
     ("restarts", "i8", (len(RestartReason),)),

@@ -25,6 +25,8 @@ _MPNET = "from mpnet.cli.main import main; main()"
 _START_SECONDS = 120.0
 """Compiling takes some 20 s, longer on a busy machine."""
 _LOOK_SECONDS = 0.02
+_POLL_US = 200
+"""In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
 _MEMORY_BYTES = 128 << 20
 """As QEMU's machine has."""
 
@@ -53,7 +55,7 @@ class Mpnet(Driven):
         name = f"bench{os.getpid()}"
         with (
             bed.tap("mpnet0", queues=case.queue_pairs) as wire,
-            _run(bed, wire, name, case.queue_pairs) as program,
+            _run(bed, wire, name, case) as program,
             Driver.connect(bed.path("mpnet.sock"), _setup(case)) as driver,
         ):
             yield Device(wire, driver.pairs, lambda: _family(name, program))
@@ -69,11 +71,11 @@ def _setup(case: Case) -> Setup:
 
 
 @contextmanager
-def _run(bed: Bed, wire: Wire, name: str, queue_pairs: int) -> Iterator[Child]:
-    cpus = "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
+def _run(bed: Bed, wire: Wire, name: str, case: Case) -> Iterator[Child]:
+    cpus = "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[: case.queue_pairs]))
     words = (
         f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},gro=on,mac={GUEST_MAC.hex(':')},"
-        f"queue-pairs={queue_pairs},cpus={cpus}"
+        f"queue-pairs={case.queue_pairs},cpus={cpus},poll-us={_POLL_US if case.polled else 0}"
     )
     command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(bed.path("control.sock"))]
     with child([*command, "--device", words], bed.path("mpnet.log"), bed.cpus, ask_first=True) as program:
