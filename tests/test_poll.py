@@ -39,7 +39,7 @@ def arrive(ctx: Context, times: int, apart: int, start: int = SECOND_NS) -> int:
 def test_a_window_grows_to_the_budget_while_work_comes_within_it(ctx: Context) -> None:
     windows = []
     for times in range(1, 6):
-        ctx.worker[0].window_ns = 0
+        ctx.worker[0].window_ns = ctx.worker[0].worked_ns = 0
         arrive(ctx, times, BUDGET_NS)
         windows.append(int(ctx.worker[0].window_ns))
     assert windows == [0, LEAST_WINDOW_NS, 2 * LEAST_WINDOW_NS, 4 * LEAST_WINDOW_NS, BUDGET_NS]
@@ -63,8 +63,10 @@ def test_a_poll_ends_with_its_window_and_leaves_every_ring_to_be_looked_at(ctx: 
     now = arrive(ctx, 10, BUDGET_NS)
     assert pace(ctx, 0, now + BUDGET_NS - 1)
     ctx.rings.ready = 0
-    assert not pace(ctx, 0, now + BUDGET_NS)
+    pace(ctx, 0, now + BUDGET_NS)
+    assert ctx.worker[0].polling == 0
     assert list(ctx.rings.ready[:2]) == [1, 1]
+    assert not pace(ctx, 0, now + BUDGET_NS + 1)
     stats = ctx.stats[0]
     assert (stats.poll_hits, stats.poll_misses, stats.poll_ns) == (0, 1, BUDGET_NS)
 

@@ -9,10 +9,21 @@ import errno
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
+from mpnet.workers.consume import consume
+from mpnet.workers.echo import echo
 from mpnet.workers.poll import ROUNDS_A_LOOK, pace
 from mpnet.workers.receive import receive
-from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, HEARTBEAT_MS, MAX_EVENTS, Context
-from mpnet.workers.statistics import beat
+from mpnet.workers.ring import refuse_kicks
+from mpnet.workers.state import (
+    ECHO,
+    EPOLL_DATA_OFFSET,
+    EPOLL_EVENT_BYTES,
+    HEARTBEAT_MS,
+    MAX_EVENTS,
+    TAP,
+    Context,
+)
+from mpnet.workers.statistics import beat, count_round
 from mpnet.workers.transmit import transmit
 
 RING = 0
@@ -26,39 +37,66 @@ ATTENTION = 2
 def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
+    stats = ctx.stats[0]
     rounds = 0
+    began = beat(ctx)
     while True:
-        moved, busy = _serve_queues(ctx)
-        attention = False
-        if pace(ctx, moved, beat(ctx)):
+        before = stats.burst_packets
+        busy = _serve_queues(ctx)
+        ended = beat(ctx)
+        moved = stats.burst_packets - before
+        if moved:
+            count_round(ctx, ended - began)
+        if pace(ctx, moved, ended):
             rounds += 1
-            if rounds % ROUNDS_A_LOOK == 0:
-                attention = _wait(ctx, 0)
+            attention = rounds % ROUNDS_A_LOOK == 0 and _wait(ctx, 0)
+            busy = True
         else:
             attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
         if attention or worker.broken:
             return
+        # What it slept is no part of a round; looking for events in between is.
+        began = ended if busy else beat(ctx)
 
 
 @compiled
-def _serve_queues(ctx: Context) -> tuple[int, bool]:
-    """One burst of each queue that may have work; how many frames moved, and whether any may have more."""
-    moved = 0
+def _serve_queues(ctx: Context) -> bool:
+    """One burst of each queue that may have work; whether any may have more."""
     busy = False
     for i in range(ctx.worker[0].pairs):
         rx_index = 2 * ctx.pairs[i]
         rx_ring = ctx.rings[rx_index]
         tx_ring = ctx.rings[rx_index + 1]
+        if tx_ring.backend != TAP:
+            _serve_without_tap(ctx, rx_index)
+            busy |= tx_ring.started and tx_ring.ready
+            continue
         if tx_ring.started and tx_ring.ready:
-            sent = transmit(ctx, rx_index + 1)
-            moved += sent
-            if sent and ctx.worker[0].polling:
+            if transmit(ctx, rx_index + 1) and ctx.worker[0].polling:
                 rx_ring.ready = 1  # the host may have answered already
             busy |= tx_ring.ready != 0
         if rx_ring.started and rx_ring.enabled and rx_ring.ready:
-            moved += receive(ctx, rx_index)
+            receive(ctx, rx_index)
             busy |= rx_ring.ready != 0
-    return moved, busy
+    return busy
+
+
+@compiled
+def _serve_without_tap(ctx: Context, rx_index: int) -> None:
+    """One burst of a queue pair that has no TAP, if it may have work."""
+    rx_ring = ctx.rings[rx_index]
+    tx_ring = ctx.rings[rx_index + 1]
+    echoing = tx_ring.backend == ECHO
+    if not echoing and rx_ring.started and rx_ring.ready:
+        # Nothing will ever be put into its buffers.
+        refuse_kicks(ctx, rx_index)
+        rx_ring.ready = 0
+    if not tx_ring.started or not (tx_ring.ready or (echoing and rx_ring.ready)):
+        return
+    if echoing:
+        echo(ctx, rx_index)
+    else:
+        consume(ctx, rx_index + 1)
 
 
 @compiled

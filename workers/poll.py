@@ -1,10 +1,10 @@
 """How long a worker goes on looking before it sleeps: adaptive polling.
 
-While a worker polls it looks at every ring in each round and asks no driver for a kick; it reads a TAP queue after
-it has written to it, and every few rounds.
-It polls for up to its *window* after the last work. The window grows as long as work comes within the budget, and
-shrinks to nothing when it comes later: a guest that is idle, or pings once a second, costs what it costs without
-polling. KVM's halt polling adapts by the same rule (Linux, Documentation/virt/kvm/halt-polling.rst).
+While a worker polls it looks at every ring in each round and asks no driver for a kick; it reads a TAP queue
+after it has written to it, and every few rounds. It polls for up to its *window* after the last work. The window
+grows as long as work comes within the budget, and shrinks to nothing when it comes later: a guest that is idle,
+or pings once a second, costs what it costs without polling. KVM's halt polling adapts by the same rule (Linux,
+Documentation/virt/kvm/halt-polling.rst).
 """
 
 from mpnet.jit.compile import compiled
@@ -20,8 +20,15 @@ ROUNDS_A_LOOK = 16
 
 @compiled
 def pace(ctx: Context, moved: int, now: int) -> bool:
-    """Decide after a round in which ``moved`` frames were moved whether the worker polls; the time is ``now``."""
+    """Decide after a round whether another one follows at once.
+
+    Args:
+        ctx: the worker's context.
+        moved: frames moved in the round.
+        now: when it ended.
+    """
     worker = ctx.worker[0]
+    again = worker.polling != 0  # also after the last round: every ring is to be looked at with kicks on
     quiet = now - worker.worked_ns
     if worker.polling and moved:
         ctx.stats[0].poll_hits += worker.idle_rounds > 0
@@ -38,12 +45,12 @@ def pace(ctx: Context, moved: int, now: int) -> bool:
     if moved:
         worker.worked_ns = now
     worker.looked_ns = now
-    return bool(worker.polling)
+    return again or worker.polling != 0
 
 
 @compiled
 def _give_up(ctx: Context) -> None:
-    """Poll no more; every ring is still to be looked at once, and asks for kicks then."""
+    """Poll no more; each ring asks for kicks when it is looked at next."""
     ctx.worker[0].polling = 0
     _look_at_all(ctx)
     ctx.stats[0].poll_misses += 1
