@@ -28,7 +28,7 @@ def pace(ctx: Context, moved: int, now: int) -> bool:
         now: when it ended.
     """
     worker = ctx.worker[0]
-    again = worker.polling != 0  # also after the last round: every ring is to be looked at with kicks on
+    again = worker.polling  # also after the last round: every ring is to be looked at with kicks on
     quiet = now - worker.worked_ns
     if worker.polling and moved:
         ctx.stats[0].poll_hits += worker.idle_rounds > 0
@@ -45,7 +45,7 @@ def pace(ctx: Context, moved: int, now: int) -> bool:
     if moved:
         worker.worked_ns = now
     worker.looked_ns = now
-    return again or worker.polling != 0
+    return bool(again or worker.polling)
 
 
 @compiled
