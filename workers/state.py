@@ -32,8 +32,8 @@ PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
 ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
-HEARTBEAT_MS = 500
-"""The longest sleep: how often an idle worker shows that it lives."""
+HEARTBEAT_MS = 2000
+"""The longest sleep: how often an idle worker shows that it lives. Control takes 5 s of silence for a hang."""
 
 # On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
 EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
