@@ -7,7 +7,7 @@ import msgspec
 
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
-from mpnet.segment.layout import DropReason, Fault, RestartReason, RingState
+from mpnet.segment.layout import DropReason, Engine, Fault, RestartReason, RingState
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
 
@@ -100,6 +100,7 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "age": worker.age if worker else None,
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
         "pairs": [pair for pair, owner in enumerate(device.supervisor.owner) if owner == slot],
+        "engine": Engine(int(record.engine)).name.lower(),
         "wakeups": int(record.wakeups),
         "restarts": {reason.name.lower(): int(record.restarts[reason]) for reason in RestartReason},
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
+from mpnet.control.engine import choose_engine
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
@@ -73,6 +74,7 @@ class Device:
         """
         config = self.config
         _check_cpus(config.cpus)
+        engine = choose_engine(config.engine, self.log)
         await asyncio.to_thread(leftovers.clear, config.id, self.log)
         self.tap = await asyncio.to_thread(Tap.open, config.tap, config.queue_pairs, create=config.create)
         try:
@@ -82,6 +84,7 @@ class Device:
         except MpnetError:
             self.tap.close()
             raise
+        self.segment.header.engine = engine
         self._prepare()
         try:
             await self.supervisor.start(config.worker_count)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpnet.config.cpus import MAX_CPU, format_cpus, parse_cpus
-from mpnet.config.device import MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
+from mpnet.config.device import ENGINES, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
 from mpnet.config.device_string import format_device, parse_device
 from mpnet.config.place import PlacedError
 from mpnet.config.setting import keys
@@ -42,6 +42,7 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
         create=draw(st.booleans()),
         gro=draw(st.booleans()),
+        engine=draw(st.sampled_from(ENGINES)),
         client=draw(st.booleans()),
     )
 
@@ -127,6 +128,7 @@ def test_a_doubled_comma_is_a_comma_in_a_value():
             f"/{'s' * 107}",
             "108 bytes long, but a Unix socket's path has 1 to 107",
         ),
+        (BASE + ",engine=fast", "fast", "expected one of auto, rw, uring"),
         ("id=net0,tap=tap0,socket=fd:x", "fd:x", "expected fd:N or a path"),
     ],
 )

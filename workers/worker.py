@@ -21,7 +21,7 @@ from mpnet.rpc.worker import (
     Shutdown,
     StopRing,
 )
-from mpnet.segment.layout import RingState
+from mpnet.segment.layout import Engine, RingState
 from mpnet.segment.segment import Segment
 from mpnet.workers.control_queue import ControlQueue
 from mpnet.workers.loop import serve
@@ -29,6 +29,7 @@ from mpnet.workers.memory import GuestMemory
 from mpnet.workers.rings import Rings
 from mpnet.workers.state import Scratch, make_context
 from mpnet.workers.watch import Watch
+from mpnet.workers.writer import Writer
 
 
 class Worker:
@@ -47,7 +48,8 @@ class Worker:
         self.ctx = make_context(segment.rings, segment.workers[slot : slot + 1], self._scratch)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)
-        self._rings = Rings(self.ctx, segment, self._memory, self.watch)
+        self._writer = Writer(self.ctx, Engine(int(segment.header.engine)))
+        self._rings = Rings(self.ctx, segment, self._memory, self.watch, self._writer)
         self._control_index = 2 * segment.queue_pairs
         self._control_queue = ControlQueue(self.ctx, self._control_index, self._scratch)
         self._reported: set[int] = set()
@@ -56,11 +58,15 @@ class Worker:
 
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
-        while not self.stopping:
-            serve(self.ctx)
-            self._take_messages()
-            self._take_command()
-            self._report_broken()
+        self._writer.open()
+        try:
+            while not self.stopping:
+                serve(self.ctx)
+                self._take_messages()
+                self._take_command()
+                self._report_broken()
+        finally:
+            self._writer.close()
 
     def close(self) -> None:
         """Let go of rings, TAP queues, guest memory and the channel."""

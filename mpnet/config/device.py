@@ -18,6 +18,8 @@ MAX_SOCKET_BYTES = 107
 """sun_path of a Unix socket's address, less its closing zero."""
 MAX_TAP_BYTES = 15
 """IFNAMSIZ less its closing zero."""
+ENGINES = ("auto", "rw", "uring")
+"""``rw``: a system call for each frame; ``uring``: one for those of a burst, through io_uring."""
 FD_PREFIX = "fd:"
 """Begins a ``socket`` that is no path but a connected socket this process has inherited."""
 
@@ -41,6 +43,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mtu: bytes of payload; 0 for the TAP's.
         create: create the TAP when it is missing.
         gro: make one frame of several of a flow on their way to the TAP.
+        engine: how frames are written to the TAP, one of ``ENGINES``; ``auto`` is the faster one here.
         client: connect to the front-end's socket instead of listening on it.
 
     Raises:
@@ -57,6 +60,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mtu: int = 0
     create: bool = False
     gro: bool = False
+    engine: str = "auto"
     client: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +70,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
         _check_workers(self.workers, self.queue_pairs)
         _check_cpus(self.cpus)
+        _check_engine(self.engine)
         if self.mac:
             _check_mac(self.mac)
         if self.mtu:
@@ -146,6 +151,11 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     if len(set(cpus)) < len(cpus):
         twice = next(cpu for cpu in cpus if cpus.count(cpu) > 1)
         raise FieldError("cpus", f"cpus names processor {twice} twice, expected each once")
+
+
+def _check_engine(value: str) -> None:
+    if value not in ENGINES:
+        raise FieldError("engine", f"engine is {value!r}, expected one of {', '.join(ENGINES)}")
 
 
 def _check_mac(value: str) -> None:

@@ -85,6 +85,14 @@ class RestartReason(enum.IntEnum):
     HUNG = 2
 
 
+class Engine(enum.IntEnum):
+    """How frames are written to the TAP: ``rw`` is a system call each, ``uring`` one for those of a burst."""
+
+    AUTO = 0
+    RW = 1
+    URING = 2
+
+
 BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
 
@@ -100,6 +108,7 @@ _HEADER_FIELDS = [
     ("enabled_pairs", "i8"),
     ("workers", "i8"),
     ("connections", "i8"),
+    ("engine", "i8"),  # an Engine: what workers shall use
 ]
 _RING_FIELDS = [
     ("state", "i8"),
@@ -129,6 +138,7 @@ _WORKER_FIELDS = [
     ("bursts", "i8", (len(BURST_BUCKETS) + 1,)),
     ("burst_packets", "i8"),
     ("restarts", "i8", (len(RestartReason),)),
+    ("engine", "i8"),  # an Engine: what it uses; AUTO before it has chosen
 ]
 
 
