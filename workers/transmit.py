@@ -17,11 +17,9 @@ from mpnet.workers.ring import (
     want_kicks,
 )
 from mpnet.workers.send import send_frame
-from mpnet.workers.state import BURST, BURST_SEGMENTS, HEADERS_BYTES, TX_FRAMES, Context
+from mpnet.workers.state import BURST, BURST_SEGMENTS, ETHERNET_HEADER_BYTES, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
 from mpnet.workers.write import finish_writes
-
-ETHERNET_HEADER_BYTES = 14
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
 _TOO_LONG = int(DropReason.TOO_LONG)
@@ -63,7 +61,7 @@ def transmit(ctx: Context, index: int) -> int:
     flush(ctx, index, taken)
     finish_writes(ctx, index)
     if taken:
-        count_burst(ctx, taken)
+        count_burst(ctx, index, taken)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)
