@@ -110,7 +110,4 @@ def test_a_queue_that_is_detached_is_let_go_of() -> None:
         harness.sender.send(frames(1))
         harness.stop_worker()
         harness._tap_queue.close()
-        harness.tap.setblocking(True)
-        assert len(received(harness)) == 1
-        harness.tap.setblocking(True)
-        assert harness.tap.recv(10) == b""
+        assert [len(harness.tap.recv(100)), len(harness.tap.recv(100))] == [HEADER_BYTES + 64, 0]

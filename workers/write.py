@@ -6,7 +6,7 @@ What a write reads stays where it is until ``finish_writes``; a chain is given b
 import errno
 
 from mpnet.jit.compile import compiled
-from mpnet.jit.memory import load_i64, load_u8
+from mpnet.jit.memory import load_i64, load_u8, load_u32
 from mpnet.jit.syscalls import write, writev
 from mpnet.jit.uring import NOTHING, WRITEV, complete, entry, queue, submit
 from mpnet.segment.layout import DropReason, Engine
@@ -73,7 +73,7 @@ def _write_rest(ctx: Context, index: int) -> None:
     ctx.stats[0].engine = _RW
     for place in range(ring.unsubmitted):
         sqe = entry(ctx.uring, place - ring.unsubmitted)
-        result = _write(ctx, index, load_u8(sqe), load_i64(sqe + 16), load_i64(sqe + 24))
+        result = _write(ctx, index, load_u8(sqe), load_i64(sqe + 16), load_u32(sqe + 24))
         settle(ctx, index, load_i64(sqe + 32), result)
     ring.pending = 0
 
