@@ -1,4 +1,4 @@
-"""One virtio-net device: its TAP, segment, workers and vhost-user machine, and what an effect does to them."""
+"""One virtio-net device: its port, segment, workers and vhost-user machine, and what an effect does to them."""
 
 import asyncio
 import os
@@ -8,10 +8,12 @@ from typing import Any
 
 from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
+from mpnet.control.desired import Desired
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
 from mpnet.control.peer import Peer
+from mpnet.control.port import Port, open_port
 from mpnet.control.rings import Rings
 from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Limits
@@ -19,7 +21,7 @@ from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
 from mpnet.segment.layout import Fault, Negotiation
 from mpnet.segment.segment import Segment
-from mpnet.tap.tap import Tap
+from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
@@ -43,7 +45,7 @@ class Device:
     """
 
     segment: Segment
-    tap: Tap
+    tap: Port
     supervisor: Supervisor
     backend: Backend
     _rings: Rings
@@ -61,6 +63,7 @@ class Device:
         self._mtu = config.mtu
         self._offered_pairs = config.queue_pairs
         self._tap_offloads = 0
+        self._burst_watchers = 0
         self._channel_fd: int | None = None
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,10 +77,8 @@ class Device:
         config = self.config
         _check_cpus(config.cpus)
         await asyncio.to_thread(leftovers.clear, config.id, self.log)
-        self.tap = await asyncio.to_thread(Tap.open, config.tap, config.queue_pairs, create=config.create)
+        self.tap = await asyncio.to_thread(open_port, config)
         try:
-            if config.mtu and self.tap.mtu != config.mtu:
-                self.tap.set_mtu(config.mtu)
             self.segment = Segment.create(config.id, config.queue_pairs)
         except MpnetError:
             self.tap.close()
@@ -92,7 +93,8 @@ class Device:
     def _prepare(self) -> None:
         """Put together what needs TAP and segment."""
         if not self.tap.up:
-            self.log.warning("TAP is down", tap=self.tap.name, remedy=f"ip link set {self.tap.name} up")
+            name = self.config.tap
+            self.log.warning("TAP is down", tap=name, remedy=f"ip link set {name} up")
         header = self.segment.header
         self._tap_offloads = self.tap.offloads()
         self.backend = Backend(self._offer(), self._net_config().pack())
@@ -105,7 +107,7 @@ class Device:
             reported=self._worker_reported,
             limits=self._limits,
         )
-        self.supervisor = Supervisor(self.tap.fds, around)
+        self.supervisor = Supervisor(Desired(self.tap.fds, self.config.backend), around)
         self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, coalesce=self.config.gro)
 
     async def stop(self) -> None:
@@ -195,7 +197,8 @@ class Device:
         self.backend.set_config(self._net_config().pack())
 
     def _offer(self) -> Offer:
-        return Offer(offered_features(self._tap_offloads, self._offered_pairs), self._offered_pairs)
+        features = offered_features(self._tap_offloads, self._offered_pairs, self.config.backend)
+        return Offer(features, self._offered_pairs)
 
     # What the driver says about the device.
 
@@ -209,6 +212,7 @@ class Device:
     def _set_features(self, features: int) -> None:
         self.tap.set_features(features)
         self.segment.header.features = features
+        self.trace(Kind.FEATURES_SET, features)
         self.log.info("features negotiated", features=" ".join(names(features)))
 
     async def _set_status(self, status: int) -> None:
@@ -308,6 +312,20 @@ class Device:
         """
         async with self._lock:
             await self.supervisor.scale(workers)
+
+    async def watch_bursts(self, watchers: int) -> None:
+        """Have bursts traced as long as somebody watches them.
+
+        Args:
+            watchers: how many begin to; -1 for one who leaves.
+        """
+        self._burst_watchers += watchers
+        async with self._lock:
+            await self.supervisor.trace_bursts(on=self._burst_watchers > 0)
+
+    def trace(self, kind: Kind, *values: int) -> None:
+        """Put an event about the whole device into control's trace."""
+        self.segment.traces[-1].record(kind, NO_SUBJECT, *values)
 
     def _set_combined(self, value: Any) -> None:
         self._offered_pairs = _number("combined", value, 1, self.config.queue_pairs)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from mpnet.control.desired import RingSetting
+from mpnet.control.port import Port
 from mpnet.control.supervisor import Supervisor
 from mpnet.errors import MpnetError
 from mpnet.segment.segment import Segment
-from mpnet.tap.tap import Tap
 from mpnet.vhost_user.backend import Backend
 from mpnet.virtio.features import Feature, has
 
@@ -19,7 +19,7 @@ class Rings:
     """
 
     def __init__(
-        self, backend: Backend, supervisor: Supervisor, tap: Tap, segment: Segment, *, coalesce: bool = False
+        self, backend: Backend, supervisor: Supervisor, tap: Port, segment: Segment, *, coalesce: bool = False
     ) -> None:
         self._coalesce = coalesce
         self._backend = backend

@@ -18,6 +18,8 @@ BURST = 64
 """Frames a queue may move before the next queue has its turn; frames that go to the TAP together are one."""
 TX_FRAMES = 256
 """Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
+RING_BURST = 128
+"""Frames moved within guest memory at a time: half a common ring, while the driver is at the other half."""
 BURST_SEGMENTS = 4096
 """Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
 FLOW_SLOTS = 256
@@ -28,6 +30,7 @@ HEADERS_BYTES = 12 + 14 + 4 + 40 + 60
 """The most that headers take: virtio-net, Ethernet, a tag, IPv6, TCP with all its options."""
 PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
+ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
 HEARTBEAT_MS = 500
 """The longest sleep: how often an idle worker shows that it lives."""
@@ -63,6 +66,8 @@ WORKER = np.dtype(
         ("events", "i8"),
         ("timespec", "i8"),
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
+        ("trace_ring", "i8"),  # address of the worker's trace in the segment
+        ("trace_bursts", "i8"),  # bursts are traced too
     ]
 )
 RING = np.dtype(
@@ -94,6 +99,7 @@ RING = np.dtype(
         ("kick_fd", "i8"),
         ("call_fd", "i8"),
         ("err_fd", "i8"),
+        ("backend", "i8"),  # TAP, NULL or ECHO
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
@@ -126,6 +132,9 @@ FRAME = np.dtype(
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )
+TAP = 0
+NULL = 1
+ECHO = 2
 COALESCE_TCP = 1
 COALESCE_UDP = 2
 COALESCE_ALL = COALESCE_TCP | COALESCE_UDP
@@ -212,6 +221,7 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.header = scratch.allocate(64)
     own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
     own.timespec = scratch.allocate(16)
+    own.trace_ring = scratch.allocate(layout.TRACE_BYTES)
     own.one = scratch.keep(np.ones(1, np.int64))
     own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
     frames = _records(FRAME, TX_FRAMES)

@@ -17,10 +17,8 @@ from mpnet.workers.ring import (
     want_kicks,
 )
 from mpnet.workers.send import send_frame
-from mpnet.workers.state import BURST, BURST_SEGMENTS, HEADERS_BYTES, TX_FRAMES, Context
+from mpnet.workers.state import BURST, BURST_SEGMENTS, ETHERNET_HEADER_BYTES, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
-
-ETHERNET_HEADER_BYTES = 14
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
 _TOO_LONG = int(DropReason.TOO_LONG)
@@ -61,7 +59,7 @@ def transmit(ctx: Context, index: int) -> int:
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
     if taken:
-        count_burst(ctx, taken)
+        count_burst(ctx, index, taken)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)

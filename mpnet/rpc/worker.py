@@ -24,9 +24,10 @@ class SetMemory(msgspec.Struct, tag=True):
 
 
 class AttachPair(msgspec.Struct, tag=True):
-    """Serve a queue pair from now on; its fd is the TAP queue."""
+    """Serve a queue pair from now on; its fd, with the back-end "tap", is the TAP queue."""
 
     pair: int
+    backend: str = "tap"
 
 
 class DetachPair(msgspec.Struct, tag=True):
@@ -70,6 +71,12 @@ class CompleteCommand(msgspec.Struct, tag=True):
     ack: int
 
 
+class TraceBursts(msgspec.Struct, tag=True):
+    """Put every burst into the trace too, or no more."""
+
+    on: bool
+
+
 class Shutdown(msgspec.Struct, tag=True):
     """Finish bursts and exit with status 0."""
 
@@ -100,5 +107,5 @@ class ControlCommand(msgspec.Struct, tag=True):
     data: bytes
 
 
-Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | Shutdown
+Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | TraceBursts | Shutdown
 Report = Done | Failed | RingBroken | ControlCommand
