@@ -7,7 +7,7 @@ import msgspec
 
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
-from mpnet.segment.layout import DropReason, Fault, RestartReason, RingState
+from mpnet.segment.layout import DropReason, Engine, Fault, RestartReason, RingState
 from mpnet.tap.absent import NoTap
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
@@ -33,6 +33,7 @@ def describe_device(device: Device) -> dict[str, Any]:
         "mac": format_mac(device.settings.mac),
         "mtu": device.mtu,
         "link": "up" if device.link_up else "down",
+        "poll_us": device.supervisor.desired.poll_us,
         "queue_pairs": device.config.queue_pairs,
         "offered_pairs": device.offered_pairs,
         "enabled_pairs": int(header.enabled_pairs),
@@ -103,6 +104,9 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "age": worker.age if worker else None,
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
         "pairs": [pair for pair, owner in enumerate(device.supervisor.owner) if owner == slot],
+        "engine": Engine(int(record.engine)).name.lower(),
         "wakeups": int(record.wakeups),
+        "polls": {"hits": int(record.poll_hits), "misses": int(record.poll_misses)},
+        "polled_seconds": int(record.poll_ns) / 1e9,
         "restarts": {reason.name.lower(): int(record.restarts[reason]) for reason in RestartReason},
     }

@@ -36,7 +36,7 @@ from mpnet.segment.segment import Segment
 from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import MemoryRegion
 
-WATCH_SECONDS = 0.5
+WATCH_SECONDS = 1.0
 
 
 def spread(queue_pairs: int, workers: int) -> list[int]:
@@ -127,6 +127,12 @@ class Supervisor:
                 with contextlib.suppress(WorkerRefusedError):
                     await self._tell_all(self.desired.memory_errand())
                 raise
+
+    async def set_polling(self, microseconds: int) -> None:
+        """Let every worker go on looking for work for so long before it sleeps."""
+        async with self._lock:
+            self.desired.poll_us = microseconds
+            await self._tell_all(self.desired.polling_errand())
 
     async def set_ring(self, setting: RingSetting) -> None:
         """Start a ring, or change a started one.
@@ -342,8 +348,10 @@ class Supervisor:
             await self._sleep(WATCH_SECONDS)
             if time.monotonic() - before > 2 * WATCH_SECONDS:
                 continue  # this process was held up, so perhaps they were: look again
+            # All at once: a look at a single record costs as much as all of them do.
+            heartbeats = self._around.segment.workers.heartbeat_ns.tolist()
             for slot, worker in list(self.workers.items()):
-                silence = worker.silence(int(self._around.segment.workers[slot].heartbeat_ns))
+                silence = worker.silence(heartbeats[slot])
                 if silence > worker.patience():
                     worker.give_up(f"no heartbeat for {silence:.1f} s")
 

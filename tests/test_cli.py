@@ -63,6 +63,7 @@ def _report(**changes):
         "mac": "52:54:00:12:34:56",
         "mtu": 1500,
         "link": "up",
+        "poll_us": 0,
         "queue_pairs": 2,
         "offered_pairs": 2,
         "enabled_pairs": 1,
@@ -72,7 +73,16 @@ def _report(**changes):
         "tap": TapReport(name="tap0", up=True),
         "rings": [_ring(index) for index in range(4)],
         "workers": [
-            WorkerReport(slot=0, state="running", pid=7, cpu=None, age=3700, pairs=[0, 1], restarts={"killed": 2})
+            WorkerReport(
+                slot=0,
+                state="running",
+                pid=7,
+                cpu=None,
+                age=3700,
+                pairs=[0, 1],
+                restarts={"killed": 2},
+                engine="rw",
+            )
         ],
         "start_to_first_packet_seconds": 1.25,
     }

@@ -17,12 +17,13 @@ from mpnet.rpc.worker import (
     Failed,
     RingBroken,
     SetMemory,
+    SetPolling,
     SetRing,
     Shutdown,
     StopRing,
     TraceBursts,
 )
-from mpnet.segment.layout import RingState
+from mpnet.segment.layout import Engine, RingState
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.workers.control_queue import ControlQueue
@@ -32,6 +33,7 @@ from mpnet.workers.rings import Rings
 from mpnet.workers.state import Scratch, make_context
 from mpnet.workers.trace import trace
 from mpnet.workers.watch import Watch
+from mpnet.workers.writer import Writer
 
 
 class Worker:
@@ -51,7 +53,8 @@ class Worker:
         self.ctx.worker[0].trace_ring = segment.trace_address(slot)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)
-        self._rings = Rings(self.ctx, segment, self._memory, self.watch)
+        self._writer = Writer(self.ctx, Engine(int(segment.header.engine)))
+        self._rings = Rings(self.ctx, segment, self._memory, self.watch, self._writer)
         self._control_index = 2 * segment.queue_pairs
         self._control_queue = ControlQueue(self.ctx, self._control_index, self._scratch)
         self._reported: set[int] = set()
@@ -61,11 +64,15 @@ class Worker:
 
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
-        while not self.stopping:
-            serve(self.ctx)
-            self._take_messages()
-            self._take_command()
-            self._report_broken()
+        self._writer.open()
+        try:
+            while not self.stopping:
+                serve(self.ctx)
+                self._take_messages()
+                self._take_command()
+                self._report_broken()
+        finally:
+            self._writer.close()
 
     def close(self) -> None:
         """Let go of rings, TAP queues, guest memory and the channel."""
@@ -110,6 +117,7 @@ class Worker:
             DetachPair: self._detach_pair,
             SetRing: self._set_ring,
             StopRing: self._stop_ring,
+            SetPolling: self._set_polling,
             CompleteCommand: self._complete_command,
             TraceBursts: self._trace_bursts,
             Shutdown: self._shutdown,
@@ -158,6 +166,12 @@ class Worker:
         place = self._rings.stop_ring(message.index)
         self._trace(Kind.RING_STOPPED, message.index, place)
         return place
+
+    def _set_polling(self, message: SetPolling, _fds: Sequence[int]) -> int:
+        own = self.ctx.worker[0]
+        own.poll_ns = 1000 * message.microseconds
+        own.window_ns = 0
+        return 0
 
     def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
         self._control_queue.complete(message.ack)

@@ -39,6 +39,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
         "state",
         "cpu",
         "queue pairs",
+        "engine",
         "up",
         "restarts",
         numbers=("worker", "pid", "cpu", "up"),
@@ -51,6 +52,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
             _coloured(report.state),
             "any" if report.cpu is None else str(report.cpu),
             " ".join(map(str, report.pairs)) or "none",
+            report.engine,
             "" if report.age is None else _duration(report.age),
             _reasons(report.restarts) or "0",
         )
@@ -80,6 +82,7 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "mac", report.mac
     yield "mtu", str(report.mtu)
     yield "link", report.link
+    yield "polling", f"for up to {report.poll_us} µs before sleeping" if report.poll_us else "off"
     yield (
         "queue pairs",
         f"{report.enabled_pairs} in use, {report.offered_pairs} offered, {report.queue_pairs} in all",

@@ -49,6 +49,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
         age: seconds since it started.
         pairs: queue pairs it serves.
         restarts: how often it was replaced, by ``layout.RestartReason`` in lower case.
+        engine: how it writes to the TAP, a ``layout.Engine`` in lower case.
         device: the device's id, where workers of several are listed.
     """
 
@@ -59,6 +60,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     age: float | None
     pairs: list[int]
     restarts: dict[str, int]
+    engine: str
     device: str = ""
 
 
@@ -111,6 +113,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
         mac: the guest's address.
         mtu: the guest's MTU.
         link: "up" or "down".
+        poll_us: how long a worker may poll before it sleeps.
         queue_pairs: how many it has.
         offered_pairs: how many a guest may use.
         enabled_pairs: how many the guest uses.
@@ -128,6 +131,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
     mac: str
     mtu: int
     link: str
+    poll_us: int
     queue_pairs: int
     offered_pairs: int
     enabled_pairs: int
