@@ -14,7 +14,7 @@ import mpnet
 from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.child import Child, child
-from mpnet.bench.system import Device
+from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
@@ -55,6 +55,15 @@ class Mpnet(Driven):
         with served(bed, Service(words=words, setup=_setup(case))) as device:
             yield device
 
+    @contextmanager
+    def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
+        """Serve it with one of the back-ends that have no TAP."""
+        name = f"bench{os.getpid()}"
+        path = bed.path("mpnet.sock")
+        words = f"id={name},backend={'echo' if case.echo else 'null'},socket={path},cpus={_cpus(bed, 1)}"
+        with _run(bed, words) as program:
+            yield Endpoint(path, lambda: _family(name, program))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
@@ -78,7 +87,7 @@ def served(bed: Bed, service: Service) -> Iterator[Device]:
     name = f"bench{os.getpid()}"
     with (
         bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu) as wire,
-        _run(bed, wire, name, service) as program,
+        _run(bed, _words(bed, wire, name, service)) as program,
         Driver.connect(bed.path("mpnet.sock"), service.setup) as driver,
     ):
         yield Device(wire, driver.pairs, lambda: _family(name, program), segment=name)
@@ -97,12 +106,16 @@ def _cpus(bed: Bed, queue_pairs: int) -> str:
     return "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
 
 
-@contextmanager
-def _run(bed: Bed, wire: Wire, name: str, service: Service) -> Iterator[Child]:
-    words = (
+def _words(bed: Bed, wire: Wire, name: str, service: Service) -> str:
+    return (
         f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
         f"queue-pairs={service.setup.queue_pairs},mtu={service.mtu},{service.words}"
     )
+
+
+@contextmanager
+def _run(bed: Bed, words: str) -> Iterator[Child]:
+    """``mpnet run`` with a device of these words."""
     command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(control_socket(bed))]
     with child([*command, "--device", words], bed.path("mpnet.log"), bed.cpus, ask_first=True) as program:
         _wait(bed, program)
