@@ -30,6 +30,7 @@ Copy = Callable[[int, int, int], None]
 Fence = Callable[[], None]
 
 _raw_memcpy: Any = cgutils.raw_memcpy
+_function: Any = cgutils.get_or_insert_function
 _CTYPES: dict[int, Any] = {
     8: ctypes.c_uint8,
     16: ctypes.c_uint16,
@@ -137,7 +138,7 @@ def _prefetcher() -> Callable[[int], None]:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            function = _function(builder.module, kind, "llvm.prefetch.p0")
             to_read, keep, of_data = word(0), word(3), word(1)
             builder.call(function, [_pointer(builder, args[0], 8), to_read, keep, of_data])
             return context.get_dummy_value()
