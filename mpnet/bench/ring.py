@@ -85,7 +85,7 @@ def _driver(bed: Bed, endpoint: Endpoint, case: Case) -> Forwarder:
     packed = int(has(case.features, Feature.RING_PACKED))
     words = f"queues=1,queue_size={RING_SIZE},packed_vq={packed},mrg_rxbuf=1,in_order=0"
     return Forwarder(
-        name="driver",
+        name=f"{endpoint.path.stem}-driver",  # each device has a driver of its own
         ports=[f"net_virtio_user0,path={endpoint.path},{words}"],
         cpu=bed.driver_cpu,
         mode="io" if case.echo else "txonly",

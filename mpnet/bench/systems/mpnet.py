@@ -64,7 +64,8 @@ class Mpnet(Driven):
         """Serve it with one of the back-ends that have no TAP."""
         name = f"bench{os.getpid()}"
         path = bed.path("mpnet.sock")
-        words = f"id={name},backend={'echo' if case.echo else 'null'},socket={path},cpus={_cpus(bed, 1)},poll-us={_POLL_US}"
+        backend = "echo" if case.echo else "null"
+        words = f"id={name},backend={backend},socket={path},cpus={_cpus(bed, 1)},poll-us={_POLL_US}"
         with _run(bed, words) as program:
             yield Endpoint(path, lambda: _family(name, program))
 
