@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mpnet.bench.bed import GUEST_MAC, NO_WIRE, Bed
+from mpnet.bench.bed import NO_WIRE, Bed
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.scale import processor_ns
 from mpnet.bench.system import Endpoint, Turn

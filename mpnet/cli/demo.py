@@ -88,7 +88,7 @@ def _print_experiment(console: Console, experiment: Experiment) -> None:
     if experiment.skipped:
         console.print(f"  no experiment: {experiment.skipped}", soft_wrap=True, markup=False)
         return
-    console.print("[bold]Summary, experiment[/] (means of a few short trials: enough for a picture, not for a claim)")
+    console.print("[bold]Summary, experiment[/] (a few short trials: a picture, not a claim)")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("configuration", "packets/s", "95 % interval", "ns of processor a packet"):
         table.add_column(name, justify="left" if name == "configuration" else "right", no_wrap=True)

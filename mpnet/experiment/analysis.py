@@ -85,12 +85,12 @@ def table(family: Family) -> list[Row]:
             Row(
                 name,
                 len(values),
-                estimate(values),
+                estimate(values.tolist()),
                 float(values.min()),
                 float(values.max()),
                 deviation > DISAGREE,
                 int(group["doubtful"].sum()),
-                estimate(group["cpu_ns_per_packet"].dropna()) if _has(group, "cpu_ns_per_packet") else None,
+                estimate(group["cpu_ns_per_packet"].dropna().tolist()) if _has(group, "cpu_ns_per_packet") else None,
                 float(group["loss"].mean()) if _has(group, "loss") else None,
             )
         )

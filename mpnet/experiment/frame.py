@@ -105,7 +105,7 @@ def _read_bench(path: Path) -> Results:
 
 def bench_records(results: Sequence[dict[str, Any]]) -> list[Record]:
     """The bench's results as trials: its rounds are replicates, its cases and systems factors."""
-    records = []
+    records: list[Record] = []
     for result in results:
         for number, value in enumerate(result["samples"][1], 1):
             case, system = result["case"], result["system"]

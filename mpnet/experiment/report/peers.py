@@ -40,7 +40,7 @@ def _estimate(ratios: Sequence[float]) -> Estimate:
 def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """A row for each case and system: mean, unit, ratio with its interval."""
     samples = _samples(records)
-    found = []
+    found: list[tuple[str, ...]] = []
     for (case, system), theirs in samples.items():
         ratios = _ratios(samples[case, _OURS], theirs) if system != _OURS and (case, _OURS) in samples else []
         shown = f"{_estimate(ratios).mean:.2f} ({interval(_estimate(ratios))})" if ratios else ""

@@ -196,7 +196,7 @@ def balance(family: Family) -> Iterator[Picture]:
     shares: dict[str, list[list[float]]] = {}
     for record, name in zip(family.records, family.frame["configuration"], strict=True):
         counts = [queue["rx_packets"] + queue["tx_packets"] for queue in record.queues]
-        if len(counts) > 1 and sum(counts):
+        if len(counts) > 1 and any(counts):
             shares.setdefault(name, []).append([100 * count / sum(counts) for count in counts])
     names = [name for name in family.configurations if name in shares][:_MOST_ROWS]
     if not names:

@@ -13,7 +13,7 @@ from mpnet.experiment.analysis import estimate
 COLOURS = ("#0b5fa5", "#c8500a", "#2e7d32", "#8e3b8e", "#7a5c00", "#007c89", "#b3123f", "#4a4a4a")
 MARKS = "osD^vPX*"
 INK, GRID = "#1c1c1c", "#d9d9d9"
-FONT = {
+FONT: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.edgecolor": "#7a7a7a",
