@@ -70,6 +70,7 @@ class Desired:
         regions: the memory table.
         rings: started rings by number.
         trace_bursts: workers trace every burst.
+        capture: what has workers copy frames, while somebody captures them.
     """
 
     tap_fds: Sequence[int | None]
@@ -77,6 +78,7 @@ class Desired:
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
     trace_bursts: bool = False
+    capture: Errand | None = None
 
     @property
     def control_ring(self) -> int:
@@ -113,5 +115,7 @@ class Desired:
         yield self.memory_errand()
         if self.trace_bursts:
             yield TraceBursts(on=True), []
+        if self.capture:
+            yield self.capture
         for pair in pairs:
             yield from self.pair_errands(pair)

@@ -7,6 +7,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_u8
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import READABLE, chain_bytes, gather
 from mpnet.workers.ring import (
     break_ring,
@@ -39,6 +40,7 @@ def consume(ctx: Context, index: int) -> int:
             ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
+    captured = capturing(ctx, index)
     dropping = ring.enabled == 0 or ring.backend == ECHO
     taken = 0
     segments = 0
@@ -48,6 +50,8 @@ def consume(ctx: Context, index: int) -> int:
         end = take(ctx, index, 0, READABLE)
         if end <= 0:
             break
+        if captured:
+            capture(ctx, index, 0, chain_bytes(ctx, 0, end))
         if dropping:
             count_drop(ctx, index, _DISABLED)
         else:

@@ -13,6 +13,7 @@ from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import (
     WRITABLE,
     chain_bytes,
@@ -64,16 +65,20 @@ def receive(ctx: Context, index: int) -> int:
         refuse_kicks(ctx, index)
     elif not ring.started:
         return 0
+    captured = capturing(ctx, index)
     _open_window(ctx)
     frames = 0
     packets = 0
     octets = 0
     outcome = 0
     while frames < BURST and window.end < BURST_SEGMENTS:
+        first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
             packets += 1
             octets += outcome
+            if captured:
+                capture(ctx, index, first, outcome + ring.header_bytes)
         elif outcome != _DROPPED:
             break
         frames += 1
