@@ -18,6 +18,8 @@ BURST = 64
 """Frames a queue may move before the next queue has its turn; frames that go to the TAP together are one."""
 TX_FRAMES = 256
 """Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
+RING_BURST = 128
+"""Frames moved within guest memory at a time: half a common ring, while the driver is at the other half."""
 BURST_SEGMENTS = 4096
 """Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
 FLOW_SLOTS = 256

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "capture": ("mpnet.cli.capture:capture", "Write the packets of a device to a file or into Wireshark."),
         "guest": ("mpnet.cli.guest:guest", "Boot throw-away guests on devices."),
         "demo": ("mpnet.cli.demo:demo", "Show a device at work, with guest and host."),
+        "experiment": ("mpnet.cli.experiment:experiment", "Run designed experiments and report on them."),
         "bench": ("mpnet.cli.bench:bench", "Measure mpnet against its peers on this machine."),
         "doctor": ("mpnet.cli.doctor:doctor", "Tell what is missing here and what mends it."),
         "completion": ("mpnet.cli.completion:completion", "Print a shell's completion script."),
