@@ -24,6 +24,7 @@ from mpnet.guest.frame import Frame, NetHeader
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Traffic
 from mpnet.guest.virtqueue import add_one, notify
+from mpnet.pcapng import Direction
 from mpnet.rpc.worker import SetCapture
 from mpnet.segment import capture as captures
 from mpnet.segment.capture import MIN_LANE_BYTES, PREFIX, Capture
@@ -229,9 +230,11 @@ def test_the_file_has_every_packet_of_both_directions(device: Running, folder: P
         assert process.returncode == 0
         assert sorted(contents(path)) == sorted(to_host * 2 + to_guest)
         lines = tshark(path, "frame.interface_name", "frame.packet_flags_direction", "frame.len", "eth.type")
-        sent = [line for line in lines if line[1] == "2"]
-        assert sent == [[f"net0.{queue}", "2", str(len(data)), "0x88b5"] for queue in (0, 1) for data in to_host]
-        assert sorted(line[2] for line in lines if line[1] == "1") == sorted(str(len(data)) for data in to_guest)
+        sent = [[name, *rest] for name, direction, *rest in lines if int(direction, 0) == Direction.OUTBOUND]
+        assert sent == [[f"net0.{queue}", str(len(data)), "0x88b5"] for queue in (0, 1) for data in to_host]
+        assert sorted(line[2] for line in lines if int(line[1], 0) == Direction.INBOUND) == sorted(
+            str(len(data)) for data in to_guest
+        )
         assert [values[IF_DROPPED] for values in statistics(path).values()] == [0, 0]
         assert sum(values[IF_RECEIVED] for values in statistics(path).values()) == 9
 
