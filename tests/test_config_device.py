@@ -44,6 +44,7 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         cpus=draw(_cpus),
         mac=draw(_macs),
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
+        poll_us=draw(st.integers(0, 10_000)),
         client=draw(st.booleans()),
     )
 

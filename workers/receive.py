@@ -71,7 +71,8 @@ def receive(ctx: Context, index: int) -> int:
     packets = 0
     octets = 0
     outcome = 0
-    while frames < BURST and window.end < BURST_SEGMENTS:
+    most = BURST if ring.more else ring.batch
+    while frames < most and window.end < BURST_SEGMENTS:
         first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
@@ -82,6 +83,7 @@ def receive(ctx: Context, index: int) -> int:
         elif outcome != _DROPPED:
             break
         frames += 1
+    _expect(ctx, index, frames, most)
     shared.packets += packets
     shared.bytes += octets
     shared.available_entries = available_entries(ctx, index)
@@ -92,19 +94,37 @@ def receive(ctx: Context, index: int) -> int:
     if not memory_was_lost(ctx, index):
         # The chains that were taken and not filled are no news: the next one behind them is.
         ring.cursor = seen
-        _settle(ctx, index, outcome)
+        _settle(ctx, index, frames, outcome)
     return packets
 
 
 @compiled
-def _settle(ctx: Context, index: int, outcome: int) -> None:
-    """Decide by the outcome that ended a burst whether the ring may have more work."""
+def _expect(ctx: Context, index: int, frames: int, most: int) -> None:
+    """Expect as many frames the next time as came in the burst of ``most`` at most that ends.
+
+    To find that there are no more takes a system call, for which the driver need not wait: as many as there were
+    last time are shown at once.
+    """
+    ring = ctx.rings[index]
+    if not ring.more:
+        ring.batch = max(frames, 1)
+    elif frames:
+        ring.batch = min(ring.batch + frames, BURST)
+    ring.more = frames == most
+
+
+@compiled
+def _settle(ctx: Context, index: int, frames: int, outcome: int) -> None:
+    """Decide by the outcome that ended a burst of ``frames`` whether the ring may have more work.
+
+    A worker that polls comes back to the TAP anyway, and need not find out now.
+    """
     ring = ctx.rings[index]
     if outcome == _FAULT:
         break_ring(ctx, index, ctx.window[0].fault)
     elif outcome == _BLOCKED:
         ring.ready = int(want_kicks(ctx, index))
-    elif outcome == _DRAINED:
+    elif outcome == _DRAINED or (ctx.worker[0].polling and frames < BURST):
         ring.ready = 0
 
 

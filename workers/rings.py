@@ -162,7 +162,7 @@ class Rings:
         ring.mergeable = int(has(features, Feature.MRG_RXBUF))
         ring.offloads = int(has(features, Feature.GUEST_CSUM))
         ring.header_bytes = net_header.header_bytes(features)
-        ring.expected = 1
+        ring.expected = ring.batch = 1
         ring.coalesce = COALESCE_ALL if spec.coalesce else 0
 
     def _place(self, spec: SetRing) -> None:

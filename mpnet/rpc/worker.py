@@ -65,6 +65,12 @@ class StopRing(msgspec.Struct, tag=True):
     index: int
 
 
+class SetPolling(msgspec.Struct, tag=True):
+    """Go on looking for work for up to so long before sleeping; 0 sleeps at once."""
+
+    microseconds: int
+
+
 class CompleteCommand(msgspec.Struct, tag=True):
     """The answer to a ``ControlCommand``: its ack byte (VIRTIO 5.1.6.5)."""
 
@@ -124,6 +130,7 @@ Request = (
     | DetachPair
     | SetRing
     | StopRing
+    | SetPolling
     | CompleteCommand
     | TraceBursts
     | SetCapture
