@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpnet.jit import uring
 from mpnet.segment import layout
 from mpnet.virtio import split_ring
 
@@ -32,8 +33,8 @@ PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
 ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
-HEARTBEAT_MS = 500
-"""The longest sleep: how often an idle worker shows that it lives."""
+HEARTBEAT_MS = 2000
+"""The longest sleep: how often an idle worker shows that it lives. Control takes 5 s of silence for a hang."""
 
 # On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
 EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
@@ -116,12 +117,14 @@ RING = np.dtype(
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
+        ("accepted", "i8"),  # of these, the kinds of superframes that the kernel has been seen to take
     ]
 )
 FRAME = np.dtype(
     [
         ("private", "i8"),  # address of PRIVATE_BYTES: copy of its headers; as many follow for a superframe's
         ("start", "i8"),  # address of the private copy of the frame itself
+        ("whole", "i8"),  # address of header and frame in guest memory where they are one buffer, else 0
         ("first", "i8"),  # the frame's buffers but for what is taken from the private copy: the first slot
         ("end", "i8"),
         ("octets", "i8"),  # of the frame, without virtio-net header
@@ -182,6 +185,7 @@ class Context(NamedTuple):
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
+        uring: one ``uring.RING`` record, whose ``fd`` is -1 where writes are not batched.
     """
 
     worker: Any
@@ -194,6 +198,7 @@ class Context(NamedTuple):
     pairs: Any
     frames: Any
     flows: Any
+    uring: Any
 
 
 class Scratch:
@@ -251,4 +256,5 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),
+        uring=uring.make_state(),
     )

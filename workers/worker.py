@@ -24,7 +24,7 @@ from mpnet.rpc.worker import (
     StopRing,
     TraceBursts,
 )
-from mpnet.segment.layout import RingState
+from mpnet.segment.layout import Engine, RingState
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.workers.capture import Captured
@@ -35,6 +35,7 @@ from mpnet.workers.rings import Rings
 from mpnet.workers.state import Scratch, make_context
 from mpnet.workers.trace import trace
 from mpnet.workers.watch import Watch
+from mpnet.workers.writer import Writer
 
 
 class Worker:
@@ -54,7 +55,8 @@ class Worker:
         self.ctx.worker[0].trace_ring = segment.trace_address(slot)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)
-        self._rings = Rings(self.ctx, segment, self._memory, self.watch)
+        self._writer = Writer(self.ctx, Engine(int(segment.header.engine)))
+        self._rings = Rings(self.ctx, segment, self._memory, self.watch, self._writer)
         self._captured = Captured(self.ctx)
         self._control_index = 2 * segment.queue_pairs
         self._control_queue = ControlQueue(self.ctx, self._control_index, self._scratch)
@@ -65,11 +67,15 @@ class Worker:
 
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
-        while not self.stopping:
-            serve(self.ctx)
-            self._take_messages()
-            self._take_command()
-            self._report_broken()
+        self._writer.open()
+        try:
+            while not self.stopping:
+                serve(self.ctx)
+                self._take_messages()
+                self._take_command()
+                self._report_broken()
+        finally:
+            self._writer.close()
 
     def close(self) -> None:
         """Let go of rings, TAP queues, guest memory and the channel."""
