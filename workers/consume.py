@@ -8,6 +8,7 @@ from mpnet.jit.memory import load_u8
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE
 from mpnet.workers.burst import list_burst
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import chain_bytes, gather
 from mpnet.workers.ring import (
     break_ring,
@@ -38,12 +39,15 @@ def consume(ctx: Context, index: int) -> int:
             ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
+    captured = capturing(ctx, index)
     dropping = ring.enabled == 0 or ring.backend == ECHO
     taken = list_burst(ctx, index)
     slot = 0
     at = 0
     for number in range(taken):
         chain = ctx.chains[number]
+        if captured:
+            capture(ctx, index, slot, chain_bytes(ctx, slot, chain.end))
         if dropping:
             count_drop(ctx, index, _DISABLED)
         else:

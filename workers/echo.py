@@ -9,6 +9,7 @@ from mpnet.jit.memory import copy, load_u8, store_i64, store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
 from mpnet.workers.burst import list_burst
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import WRITABLE, chain_bytes, gather, iovec_base, iovec_length, scatter
 from mpnet.workers.consume import consume
 from mpnet.workers.ring import (
@@ -57,6 +58,7 @@ def echo(ctx: Context, rx_index: int) -> int:
         return 0
     refuse_kicks(ctx, rx_index)
     refuse_kicks(ctx, index)
+    captured_rx, captured_tx = capturing(ctx, rx_index), capturing(ctx, index)
     listed = list_burst(ctx, index)
     begin = 0
     room = ctx.window[0].end
@@ -65,12 +67,17 @@ def echo(ctx: Context, rx_index: int) -> int:
     outcome = _DELIVERED
     while frames < listed and ctx.window[0].end < BURST_SEGMENTS + room:
         chain = ctx.chains[frames]
+        place = ctx.window[0].end
         outcome = _reflect(ctx, rx_index, begin, chain.end)
         if outcome < _DELIVERED:
             break
         if outcome >= 0:
             count_drop(ctx, index, outcome)
         delivered += outcome == _DELIVERED
+        if captured_tx:
+            capture(ctx, index, begin, chain_bytes(ctx, begin, chain.end))
+        if captured_rx and outcome == _DELIVERED:
+            capture(ctx, rx_index, place, chain_bytes(ctx, begin, chain.end))
         give_back(ctx, index, chain.buffer_id, chain.span, 0)
         begin = chain.end
         frames += 1
