@@ -57,7 +57,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
 async def _sample(control: Control, metrics: Metrics) -> None:
     while True:
         for device in control.devices.values():
-            metrics.usages.sample(device.segment)
+            metrics.usages.keep_up(device.segment)
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 

@@ -33,8 +33,8 @@ PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
 ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
-HEARTBEAT_MS = 500
-"""The longest sleep: how often an idle worker shows that it lives."""
+HEARTBEAT_MS = 2000
+"""The longest sleep: how often an idle worker shows that it lives. Control takes 5 s of silence for a hang."""
 
 # On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
 EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
@@ -75,6 +75,9 @@ WORKER = np.dtype(
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too
+        ("capture_bytes", "i8"),  # of a lane's data
+        ("capture_snaplen", "i8"),
+        ("capture_ns", "i8"),  # CLOCK_REALTIME of the burst under way, where it is captured
     ]
 )
 RING = np.dtype(
@@ -110,6 +113,7 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
