@@ -7,8 +7,9 @@ from mpnet.bench.bed import GUEST_MAC, NOWHERE, Wire
 from mpnet.guest.stream import Stream
 from mpnet.virtio.features import Feature, mask
 
-Kind = Literal["tx", "rx", "rtt", "scale", "idle"]
-"""``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
+Kind = Literal["tx", "rx", "rtt", "scale", "idle", "guest-rtt", "guest-tcp"]
+"""``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two; ``guest-…``: a stock
+Linux guest instead of the embedded driver."""
 RING_SIZE = 256
 """Descriptors of each ring, of all systems: the most QEMU gives a tx queue on a TAP."""
 _BASE = mask(
@@ -51,7 +52,7 @@ class Case:
         tcp: TCP instead of UDP.
         coalesced: frames of one flow that a device may write to the TAP as one; the limit does.
         queue_pairs: of the device, each with a worker of its own.
-        polled: the driver polls, and wants no calls.
+        polled: the driver polls, and wants no calls; the device polls too where it can.
         about: a line for people.
     """
 
@@ -67,6 +68,11 @@ class Case:
     coalesced: int = 1
     queue_pairs: int = 1
     polled: bool = False
+
+    @property
+    def in_linux(self) -> bool:
+        """Whether a stock Linux guest does the work."""
+        return self.kind.startswith("guest-")
 
     def stream(self, wire: Wire) -> Stream:
         """The frames: from the guest to nowhere for tx, from nowhere to the guest for rx."""
@@ -155,6 +161,19 @@ CASES = (
         figures=_RTT,
         polled=True,
         about="ping of the host's kernel; the driver polls",
+    ),
+    Case(
+        name="guest-rtt",
+        kind="guest-rtt",
+        figures=_RTT,
+        polled=True,
+        about="ping of the host's kernel by a stock Linux guest in QEMU; the device polls where it can",
+    ),
+    Case(
+        name="guest-tcp",
+        kind="guest-tcp",
+        figures=(Figure(name="tx", unit="Gbps"), Figure(name="rx", unit="Gbps")),
+        about="one TCP stream of iperf3 from and to a stock Linux guest in QEMU",
     ),
     Case(
         name="scale",

@@ -4,25 +4,37 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mpnet.bench.bed import Bed
+from mpnet.bench.bed import Bed, Wire
 from mpnet.bench.case import Case
 from mpnet.bench.idle import idle
+from mpnet.bench.linux import linux
 from mpnet.bench.ping import ping_pong
 from mpnet.bench.scale import scale
 from mpnet.bench.system import Device, Turn
 from mpnet.bench.work import work
+from mpnet.guest.linux.qemu import TapNic, VhostUserNic
 
 
 class Driven(ABC):
     """A system that makes a device."""
 
+    name: str
+
     @abstractmethod
     def device(self, bed: Bed, case: Case) -> AbstractContextManager[Device]:
         """Start a device for a case, with the driver attached."""
 
+    def nic(self, bed: Bed, case: Case) -> AbstractContextManager[tuple[Wire, VhostUserNic | TapNic]]:
+        """Have a device ready for a Linux guest: its TAP, and what QEMU is told of it."""
+        raise NotImplementedError(f"{self.name} is behind no Linux guest: {case.name} in {bed.folder}")
+
     @contextmanager
     def open(self, bed: Bed, case: Case) -> Iterator[Turn]:
         """As of ``System``."""
+        if case.in_linux:
+            with self.nic(bed, case) as (wire, nic), linux(bed, case, wire, nic) as turn:
+                yield turn
+            return
         with self.device(bed, case) as device, _work(bed, device, case) as turn:
 
             def awake(seconds: float) -> dict[str, float]:
