@@ -75,6 +75,9 @@ WORKER = np.dtype(
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too
+        ("capture_bytes", "i8"),  # of a lane's data
+        ("capture_snaplen", "i8"),
+        ("capture_ns", "i8"),  # CLOCK_REALTIME of the burst under way, where it is captured
     ]
 )
 RING = np.dtype(
@@ -110,6 +113,7 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
@@ -139,7 +143,6 @@ FRAME = np.dtype(
         ("total", "i8"),  # bytes of payload
         ("pieces", "i8"),  # buffers
         ("last", "i8"),  # its last frame
-        ("fixed_id", "i8"),  # IPv4: all frames have the same identification
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )
@@ -177,7 +180,7 @@ class Context(NamedTuple):
         stats: one ``layout.WORKER`` record of the segment.
         regions: ``REGION`` records; the first ``worker.regions`` count.
         window: one ``WINDOW`` record: the rx buffers that lie ready.
-        chains: ``CHAIN`` records: the chains of the window.
+        chains: ``CHAIN`` records: the chains of the window; without a TAP, of a burst and of a frame's room.
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
@@ -248,7 +251,7 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         stats=stats,
         regions=_records(REGION, MAX_REGIONS),
         window=_records(WINDOW, 1),
-        chains=_records(CHAIN, split_ring.MAX_SIZE),
+        chains=_records(CHAIN, RING_BURST + split_ring.MAX_SIZE),
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),

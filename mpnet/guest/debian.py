@@ -34,6 +34,8 @@ PROGRAM_PACKAGES = {
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
     "tcpdump": "tcpdump",
+    "tmux": "tmux",
+    "tshark": "tshark",
 }
 """Which Debian package brings a program."""
 
@@ -143,6 +145,11 @@ def kernel() -> Kernel:
                 return _describe(tree)
             shutil.rmtree(tree)
         return _describe(_download_kernel(kernels))
+
+
+def has_kernel() -> bool:
+    """Tell whether a kernel is cached, so that ``kernel`` needs no network."""
+    return any(_is_whole(tree) for tree in cache_directory().glob("kernels/linux-image-*"))
 
 
 def _download_kernel(kernels: Path) -> Path:
