@@ -91,6 +91,29 @@ WORKERS = Board(
                     "s",
                 ),
                 Panel(
+                    "Polls that found work",
+                    "Of the times the worker went on looking before it slept (poll-us); few, and polling does not pay.",
+                    Query(
+                        f'sum by ({BY_WORKER}) (rate(mpnet_worker_polls_total{{{WORKER},outcome="hit"}}{RATE})) / '
+                        f"({sum_rate(BY_WORKER, 'mpnet_worker_polls_total', WORKER)} > 0)",
+                        "{{device}} {{worker}}",
+                    ),
+                    "percentunit",
+                ),
+                Panel(
+                    "Time polled without work",
+                    "What polling costs; 1 is one core.",
+                    Query(
+                        sum_rate(BY_WORKER, "mpnet_worker_polled_seconds_total", WORKER), "{{device}} {{worker}}"
+                    ),
+                ),
+                Panel(
+                    "Engine",
+                    "How the worker writes to the TAP.",
+                    Query(f"mpnet_worker_engine{{{WORKER}}} == 1", "{{device}} {{worker}} {{engine}}"),
+                    kind="timeline",
+                ),
+                Panel(
                     "Wakeups",
                     "Times the worker slept and was woken: by a kick, or by a frame in the TAP.",
                     Query(sum_rate(BY_WORKER, "mpnet_worker_wakeups_total", WORKER), "{{device}} {{worker}}"),
