@@ -4,6 +4,8 @@ from mpnet.dashboards.board import Board, Row
 from mpnet.dashboards.panel import RATE, WORKER, Panel, Query
 from mpnet.dashboards.query import BY_WORKER, mean, quantile, sum_rate
 
+_HIT = f'{WORKER},outcome="hit"'
+
 WORKERS = Board(
     "workers",
     "Workers",
@@ -92,9 +94,9 @@ WORKERS = Board(
                 ),
                 Panel(
                     "Polls that found work",
-                    "Of the times the worker went on looking before it slept (poll-us); few, and polling does not pay.",
+                    "Of the times the worker looked for work before it slept. Few: polling does not pay.",
                     Query(
-                        f'sum by ({BY_WORKER}) (rate(mpnet_worker_polls_total{{{WORKER},outcome="hit"}}{RATE})) / '
+                        f"{sum_rate(BY_WORKER, 'mpnet_worker_polls_total', _HIT)} / "
                         f"({sum_rate(BY_WORKER, 'mpnet_worker_polls_total', WORKER)} > 0)",
                         "{{device}} {{worker}}",
                     ),

@@ -28,6 +28,7 @@ from mpnet.segment.layout import (
     BURST_BUCKETS,
     ROUND_BUCKETS_NS,
     DropReason,
+    Engine,
     Negotiation,
     RestartReason,
     RingState,

@@ -23,6 +23,8 @@ from tests.real.running import MPNET, wait_until
 
 UNITS = Path(__file__).parent.parent / "packaging/systemd"
 WATCHDOG_SECONDS = 0.4
+START_SECONDS = 150
+"""As a start may compile the data path."""
 EXPOSURE = 25
 """Tenths: what systemd-analyze calls OK ends at 50."""
 
@@ -100,7 +102,7 @@ def manager(folder: Path) -> Iterator[socket.socket]:
     """The service manager's end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(folder / "notify"))
-        sock.settimeout(60)
+        sock.settimeout(START_SECONDS)
         yield sock
 
 
@@ -160,7 +162,7 @@ def test_a_front_end_that_comes_first_starts_the_service(folder: Path) -> None:
     with started(folder, *activate, *command(folder)):
         wait_until(sockets[0].exists, "systemd listens")
         # Nothing of mpnet runs yet; this connection waits until it does.
-        with Driver.connect(sockets[0], Setup(queue_pairs=2)) as driver:
+        with Driver.connect(sockets[0], Setup(queue_pairs=2), START_SECONDS) as driver:
             driver.send(0, [bytes(60)])
             with Client(sockets[1]) as client:
                 report = client.call("device.show", device="unit-test")
@@ -174,7 +176,7 @@ def test_a_front_end_that_comes_first_starts_the_service(folder: Path) -> None:
 def test_what_can_change_while_it_runs_does_and_the_rest_is_named(folder: Path) -> None:
     reload = [str(MPNET), "reload", "--control-socket", str(folder / "control.sock")]
     with started(folder, *command(folder)):
-        wait_until((folder / "control.sock").exists, "mpnet run serves", 60)
+        wait_until((folder / "control.sock").exists, "mpnet run serves", START_SECONDS)
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run([*reload, *words], capture_output=True, text=True, check=False)
