@@ -27,6 +27,7 @@ from mpnet.rpc.worker import (
     DetachPair,
     Request,
     RingBroken,
+    SetCapture,
     SetRing,
     StopRing,
     TraceBursts,
@@ -177,6 +178,12 @@ class Supervisor:
         async with self._lock:
             self.desired.trace_bursts = on
             await self._tell_all((TraceBursts(on=on), []))
+
+    async def capture(self, errand: Errand | None) -> None:
+        """Have the workers copy frames as ``errand`` says; None: no more."""
+        self.desired.capture = errand  # at once: it also says that somebody captures
+        async with self._lock:
+            await self._tell_all(errand or (SetCapture(), []))
 
     async def complete_command(self, ack: int) -> None:
         """Answer the command that the control queue waits with."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import mpnet
 from mpnet.config.control import ControlConfig
+from mpnet.config.device import DeviceConfig
 from mpnet.config.layer import RunConfig
 from mpnet.control import management, services
 from mpnet.control.management import ManagementServer
@@ -31,6 +32,7 @@ class FakeDevice:
         self.workers = 1
         self.segment = None
         self.watched = []
+        self.config = DeviceConfig(id=name, tap="tap0", socket="/nowhere")
 
     def describe(self):
         return {"id": self.name, "properties": self.properties, "workers": self.describe_workers()}
@@ -158,6 +160,9 @@ def test_every_method_answers(path):
         refused = ["device net0 is no longer described: it takes a restart"]
         refused += ["device net1 is no longer described: it takes a restart"]
         assert await served.call("control.reload") == {"changed": [], "refused": refused}
+        wanted = {"device": "net0", "queue": 7, "direction": "rx", "snaplen": 64, "lane_bytes": 1 << 20}
+        with pytest.raises(MpnetError, match="has no queue 7, expected 0 to 0"):
+            await served.call("capture.start", **wanted)
         return served.seen
 
     assert sorted(run(path, scenario)) == sorted(METHODS)

@@ -7,6 +7,7 @@ from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import load_u8, prefetch
 from mpnet.segment.layout import CACHE_LINE, SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import READABLE, chain_bytes, gather, iovec_base
 from mpnet.workers.ring import (
     break_ring,
@@ -45,6 +46,7 @@ def consume(ctx: Context, index: int) -> int:
             ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
+    captured = capturing(ctx, index)
     dropping = ring.enabled == 0 or ring.backend == ECHO
     taken = 0
     slot = 0
@@ -65,6 +67,8 @@ def consume(ctx: Context, index: int) -> int:
     at = 0
     for number in range(taken):
         chain = ctx.chains[number]
+        if captured:
+            capture(ctx, index, slot, chain_bytes(ctx, slot, chain.end))
         if dropping:
             count_drop(ctx, index, _DISABLED)
         else:

@@ -13,6 +13,7 @@ from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import (
     WRITABLE,
     chain_bytes,
@@ -64,6 +65,7 @@ def receive(ctx: Context, index: int) -> int:
         refuse_kicks(ctx, index)
     elif not ring.started:
         return 0
+    captured = capturing(ctx, index)
     _open_window(ctx)
     frames = 0
     packets = 0
@@ -71,20 +73,17 @@ def receive(ctx: Context, index: int) -> int:
     outcome = 0
     most = BURST if ring.more else ring.batch
     while frames < most and window.end < BURST_SEGMENTS:
+        first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
             packets += 1
             octets += outcome
+            if captured:
+                capture(ctx, index, first, outcome + ring.header_bytes)
         elif outcome != _DROPPED:
             break
         frames += 1
-    # To find that there are no more takes a system call, for which the driver need not wait: as many as there
-    # were last time are shown at once.
-    if not ring.more:
-        ring.batch = max(frames, 1)
-    elif frames:
-        ring.batch = min(ring.batch + frames, BURST)
-    ring.more = frames == most
+    _expect(ctx, index, frames, most)
     shared.packets += packets
     shared.bytes += octets
     shared.available_entries = available_entries(ctx, index)
@@ -97,6 +96,21 @@ def receive(ctx: Context, index: int) -> int:
         ring.cursor = seen
         _settle(ctx, index, frames, outcome)
     return packets
+
+
+@compiled
+def _expect(ctx: Context, index: int, frames: int, most: int) -> None:
+    """Expect as many frames the next time as came in the burst of ``most`` at most that ends.
+
+    To find that there are no more takes a system call, for which the driver need not wait: as many as there were
+    last time are shown at once.
+    """
+    ring = ctx.rings[index]
+    if not ring.more:
+        ring.batch = max(frames, 1)
+    elif frames:
+        ring.batch = min(ring.batch + frames, BURST)
+    ring.more = frames == most
 
 
 @compiled

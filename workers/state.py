@@ -75,6 +75,9 @@ WORKER = np.dtype(
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too
+        ("capture_bytes", "i8"),  # of a lane's data
+        ("capture_snaplen", "i8"),
+        ("capture_ns", "i8"),  # CLOCK_REALTIME of the burst under way, where it is captured
     ]
 )
 RING = np.dtype(
@@ -110,6 +113,7 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
@@ -139,7 +143,6 @@ FRAME = np.dtype(
         ("total", "i8"),  # bytes of payload
         ("pieces", "i8"),  # buffers
         ("last", "i8"),  # its last frame
-        ("fixed_id", "i8"),  # IPv4: all frames have the same identification
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )

@@ -4,6 +4,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import READABLE, chain_bytes, gather, iovec_base, strip
 from mpnet.workers.coalesce import begin_burst, flush, offer
 from mpnet.workers.ring import (
@@ -43,6 +44,7 @@ def transmit(ctx: Context, index: int) -> int:
             ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
+    captured = capturing(ctx, index)
     begin_burst(ctx)
     taken = 0
     slot = 0
@@ -53,6 +55,8 @@ def transmit(ctx: Context, index: int) -> int:
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
             break
+        if captured:
+            capture(ctx, index, slot + 1, chain_bytes(ctx, slot + 1, end))
         _send_chain(ctx, index, taken, slot + 1, end)
         slot = end
         give_back(ctx, index, worker.buffer_id, worker.span, 0)

@@ -35,6 +35,8 @@ PROGRAM_PACKAGES = {
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
     "tcpdump": "tcpdump",
+    "tmux": "tmux",
+    "tshark": "tshark",
 }
 """Which Debian package brings a program."""
 
