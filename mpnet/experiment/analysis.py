@@ -90,11 +90,15 @@ def table(family: Family) -> list[Row]:
                 float(values.max()),
                 deviation > DISAGREE,
                 int(group["doubtful"].sum()),
-                estimate(group["cpu_ns_per_packet"].dropna().tolist()) if _has(group, "cpu_ns_per_packet") else None,
+                estimate(_costs(group)) if _has(group, "cpu_ns_per_packet") else None,
                 float(group["loss"].mean()) if _has(group, "loss") else None,
             )
         )
     return rows
+
+
+def _costs(group: pd.DataFrame) -> list[float]:
+    return [float(value) for value in group["cpu_ns_per_packet"].dropna()]
 
 
 def _has(group: pd.DataFrame, name: str) -> bool:
