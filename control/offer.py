@@ -1,6 +1,6 @@
 """Which features a device offers: what is implemented, as far as its TAP can do it."""
 
-from mpnet.virtio.features import Feature, mask
+from mpnet.virtio.features import Feature, has, mask
 
 _ALWAYS = mask(
     Feature.VERSION_1,
@@ -29,4 +29,8 @@ def offered_features(tap_offloads: int, queue_pairs: int) -> int:
         tap_offloads: ``Tap.offloads()``.
         queue_pairs: those offered.
     """
-    return _ALWAYS | tap_offloads | (mask(Feature.MQ) if queue_pairs > 1 else 0)
+    features = _ALWAYS | tap_offloads
+    if has(tap_offloads, Feature.GUEST_USO4):
+        # A kernel that gives such packets takes them too.
+        features |= mask(Feature.HOST_USO)
+    return features | mask(Feature.MQ) if queue_pairs > 1 else features

@@ -56,7 +56,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mac: str = ""
     mtu: int = 0
     create: bool = False
-    gro: bool = False
+    gro: bool = True
     client: bool = False
 
     def __post_init__(self) -> None:

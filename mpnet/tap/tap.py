@@ -10,17 +10,19 @@ from mpnet.errors import TapError
 from mpnet.tap import ioctls, link
 from mpnet.tap.holders import holders
 from mpnet.virtio import net_header
-from mpnet.virtio.features import Feature, has, mask
+from mpnet.virtio.features import Feature, mask
 
 MAX_NAME_BYTES = 15
 """IFNAMSIZ less its closing zero."""
 
 _OFFLOADS = (
-    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it.
-    (Feature.GUEST_CSUM, ioctls.TUN_F_CSUM),
-    (Feature.GUEST_TSO4, ioctls.TUN_F_TSO4),
-    (Feature.GUEST_TSO6, ioctls.TUN_F_TSO6),
-    (Feature.GUEST_ECN, ioctls.TUN_F_TSO_ECN),
+    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it. The kernel (6.2 and
+    # later) takes USO for both versions of IP or for none.
+    (mask(Feature.GUEST_CSUM), ioctls.TUN_F_CSUM),
+    (mask(Feature.GUEST_TSO4), ioctls.TUN_F_TSO4),
+    (mask(Feature.GUEST_TSO6), ioctls.TUN_F_TSO6),
+    (mask(Feature.GUEST_ECN), ioctls.TUN_F_TSO_ECN),
+    (mask(Feature.GUEST_USO4, Feature.GUEST_USO6), ioctls.TUN_F_USO4 | ioctls.TUN_F_USO6),
 )
 
 
@@ -117,29 +119,31 @@ class Tap:
         self._attached.remove(pair)
 
     def offloads(self) -> int:
-        """Return the features among GUEST_CSUM, GUEST_TSO4, GUEST_TSO6 and GUEST_ECN that the TAP can do.
+        """Return the features among GUEST_CSUM, GUEST_TSO4/6, GUEST_ECN and GUEST_USO4/6 that the TAP can do.
 
         Trying them leaves all of them off.
         """
         with self._device() as fd:
             flags, features = 0, 0
-            for feature, flag in _OFFLOADS:
+            for wanted, flag in _OFFLOADS:
                 try:
                     ioctls.set_offload(fd, flags | flag)
                 except OSError:
                     continue
                 flags |= flag
-                features |= mask(feature)
+                features |= wanted
             ioctls.set_offload(fd, 0)
         return features
 
     def set_features(self, features: int) -> None:
-        """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO.
+        """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO, USO.
+
+        A driver that takes USO for one version of IP alone gets none.
 
         Raises:
             TapError: the TAP cannot do what ``offloads`` said it can.
         """
-        flags = sum(flag for feature, flag in _OFFLOADS if has(features, feature))
+        flags = sum(flag for wanted, flag in _OFFLOADS if features & wanted == wanted)
         try:
             with self._device() as fd:
                 ioctls.set_header(fd, net_header.header_bytes(features))

@@ -54,6 +54,18 @@ def link_statistics(name: str) -> dict[str, int]:
     return statistics
 
 
+def on_the_wire(running: Running, queues: Queues) -> dict[str, Count]:
+    """The sums of what a device has counted, as the TAP counts it: frames that went together are one there."""
+    counts = totals(queues)
+
+    def joined(unit: str) -> int:
+        return int(running.metric(f"mpnet_queue_tx_coalesced_{unit}_total"))
+
+    packets, octets = counts["tx"]
+    counts["tx"] = Count(packets - joined("packets") + joined("frames"), octets - joined("saved_bytes"))
+    return counts
+
+
 def totals(queues: Queues) -> dict[str, Count]:
     """The sums over all queue pairs, by direction."""
 

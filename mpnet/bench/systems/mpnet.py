@@ -72,7 +72,7 @@ def _setup(case: Case) -> Setup:
 def _run(bed: Bed, wire: Wire, name: str, queue_pairs: int) -> Iterator[Child]:
     cpus = "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
     words = (
-        f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},gro=on,mac={GUEST_MAC.hex(':')},"
+        f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
         f"queue-pairs={queue_pairs},cpus={cpus}"
     )
     command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(bed.path("control.sock"))]
