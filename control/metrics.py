@@ -130,7 +130,7 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
                 for reason in DropReason:
                     drops.add_metric([*labels, reason.name.lower()], int(ring.drops[reason]))
         yield from (packets, octets, drops)
-    yield from _coalescing_families(segments)
+    yield from _superframe_families(segments)
     entries = GaugeMetricFamily(
         "mpnet_queue_rx_ring_entries", "Size of the rx ring; 0 when stopped.", labels=_QUEUE
     )
@@ -145,20 +145,33 @@ def _queue_families(segments: Iterable[Segment]) -> Iterator[Metric]:
     yield from (entries, available)
 
 
-_COALESCING_COUNTERS = {
-    "coalesced_packets": ("coalesced", "Frames of the guest's tx queue that went out as a part of a superframe."),
-    "coalesced_frames": ("coalesced_frames", "Superframes made of frames of the guest's tx queue."),
-    "coalesced_saved_bytes": ("coalesced_saved_bytes", "Bytes of headers that superframes did not repeat."),
+_SUPERFRAME_COUNTERS = {
+    "tx_coalesced_packets": (
+        "coalesced",
+        "Frames of the guest's tx queue that went out as a part of a superframe.",
+    ),
+    "tx_coalesced_frames": ("coalesced_frames", "Superframes made of frames of the guest's tx queue."),
+    "tx_coalesced_saved_bytes": ("coalesced_saved_bytes", "Bytes of headers that superframes did not repeat."),
+    "rx_segmented_packets": (
+        "segmented",
+        "Frames of the guest's rx queue that came in as a part of a superframe.",
+    ),
+    "rx_segmented_frames": ("segmented_frames", "Superframes that frames of the guest's rx queue were cut from."),
+    "rx_segmented_saved_bytes": (
+        "segmented_saved_bytes",
+        "Bytes of headers that superframes cut up did not repeat.",
+    ),
 }
 
 
-def _coalescing_families(segments: Iterable[Segment]) -> Iterator[Metric]:
-    """How far frames of one flow went to the host together: what the TAP counts is less by that."""
-    for name, (field, help_text) in _COALESCING_COUNTERS.items():
-        family = CounterMetricFamily(f"mpnet_queue_tx_{name}", help_text, labels=_QUEUE)
+def _superframe_families(segments: Iterable[Segment]) -> Iterator[Metric]:
+    """How far frames of one flow went together outside of the guest: what the TAP counts is less by that."""
+    for name, (field, help_text) in _SUPERFRAME_COUNTERS.items():
+        family = CounterMetricFamily(f"mpnet_queue_{name}", help_text, labels=_QUEUE)
+        offset = _DIRECTIONS.index(name[:2])
         for segment in segments:
             for pair in range(segment.queue_pairs):
-                family.add_metric([segment.name, str(pair)], int(segment.rings[2 * pair + 1][field]))
+                family.add_metric([segment.name, str(pair)], int(segment.rings[2 * pair + offset][field]))
         yield family
 
 

@@ -42,6 +42,7 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
         create=draw(st.booleans()),
         gro=draw(st.booleans()),
+        gso=draw(st.booleans()),
         client=draw(st.booleans()),
     )
 

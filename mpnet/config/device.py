@@ -41,6 +41,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mtu: bytes of payload; 0 for the TAP's.
         create: create the TAP when it is missing.
         gro: make one frame of several of a flow on their way to the TAP.
+        gso: take from the TAP all offloads it has and segment what the guest does not take.
         client: connect to the front-end's socket instead of listening on it.
 
     Raises:
@@ -57,6 +58,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mtu: int = 0
     create: bool = False
     gro: bool = True
+    gso: bool = True
     client: bool = False
 
     def __post_init__(self) -> None:

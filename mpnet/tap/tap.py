@@ -16,8 +16,8 @@ MAX_NAME_BYTES = 15
 """IFNAMSIZ less its closing zero."""
 
 _OFFLOADS = (
-    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it. The kernel (6.2 and
-    # later) takes USO for both versions of IP or for none.
+    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it. USO (Linux 6.2
+    # and later) is taken for both versions of IP or for none.
     (mask(Feature.GUEST_CSUM), ioctls.TUN_F_CSUM),
     (mask(Feature.GUEST_TSO4), ioctls.TUN_F_TSO4),
     (mask(Feature.GUEST_TSO6), ioctls.TUN_F_TSO6),
@@ -135,15 +135,18 @@ class Tap:
             ioctls.set_offload(fd, 0)
         return features
 
-    def set_features(self, features: int) -> None:
+    def set_features(self, features: int, offloads: int | None = None) -> None:
         """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO, USO.
 
-        A driver that takes USO for one version of IP alone gets none.
+        Args:
+            features: those negotiated; of a driver that takes USO for one version of IP alone it counts as none.
+            offloads: of ``offloads()``, what the TAP shall give where that is not what was negotiated.
 
         Raises:
             TapError: the TAP cannot do what ``offloads`` said it can.
         """
-        flags = sum(flag for wanted, flag in _OFFLOADS if features & wanted == wanted)
+        given = features if offloads is None else offloads
+        flags = sum(flag for wanted, flag in _OFFLOADS if given & wanted == wanted)
         try:
             with self._device() as fd:
                 ioctls.set_header(fd, net_header.header_bytes(features))

@@ -17,6 +17,7 @@ from mpnet.bench.systems.driven import Driven
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
+from mpnet.virtio.features import Feature, has
 
 _PROGRAM = "dpdk-testpmd"
 _TAP = "dpdk0"
@@ -42,8 +43,10 @@ class Dpdk(Driven):
         return said("dpkg-query", "-W", debian.PROGRAM_PACKAGES[_PROGRAM]).replace("\t", " ")
 
     def serves(self, case: Case) -> bool:
-        """Plain frames on one queue pair; it polls whatever the driver does."""
-        return (case.kind in {"tx", "rx"} and case.segments == 1) or (case.kind == "rtt" and case.polled)
+        """Plain frames on one queue pair, the kernel having segmented; it polls whatever the driver does."""
+        if case.kind == "rx" and not has(case.features, Feature.GUEST_TSO4):
+            return not has(case.features, Feature.GUEST_USO4)
+        return (case.kind == "tx" and case.segments == 1) or (case.kind == "rtt" and case.polled)
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
