@@ -8,6 +8,7 @@ import msgspec
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
 from mpnet.segment.layout import DropReason, Fault, RestartReason, RingState
+from mpnet.tap.absent import NoTap
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
 
@@ -63,8 +64,10 @@ def _session(device: Device) -> dict[str, Any]:
     }
 
 
-def _tap(device: Device) -> dict[str, Any]:
+def _tap(device: Device) -> dict[str, Any] | None:
     tap = device.tap
+    if isinstance(tap, NoTap):
+        return None
     return {
         "name": tap.name,
         "up": tap.up,

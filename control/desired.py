@@ -4,9 +4,10 @@ Starting a worker, replacing it and moving its queue pairs all send the same mes
 descriptors are not owned here: the vhost-user machine and the TAP own them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mpnet.config.device import TAP
 from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing
 from mpnet.vhost_user.effects import MemoryRegion
 
@@ -67,12 +68,14 @@ class Desired:
     """Memory, queue pairs and rings of one device.
 
     Attributes:
-        tap_fds: the TAP's queues, by queue pair.
+        tap_fds: the TAP's queues, by queue pair; None for each with a back-end that has no TAP.
+        backend: what is behind them, as ``config.device.BACKENDS`` has it.
         regions: the memory table.
         rings: started rings by number.
     """
 
-    tap_fds: list[int]
+    tap_fds: Sequence[int | None]
+    backend: str = TAP
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
 
@@ -100,7 +103,8 @@ class Desired:
 
     def pair_errands(self, pair: int) -> Iterator[Errand]:
         """What hands a queue pair with its started rings to a worker that has the memory."""
-        yield AttachPair(pair), [self.tap_fds[pair]]
+        tap_fd = self.tap_fds[pair]
+        yield AttachPair(pair, self.backend), [] if tap_fd is None else [tap_fd]
         for setting in list(self.rings.values()):
             if self.pair_of(setting.number) == pair:
                 yield setting.errand()

@@ -1,4 +1,4 @@
-"""One virtio-net device: its TAP, segment, workers and vhost-user machine, and what an effect does to them."""
+"""One virtio-net device: its port, segment, workers and vhost-user machine, and what an effect does to them."""
 
 import asyncio
 import os
@@ -8,18 +8,19 @@ from typing import Any
 
 from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
+from mpnet.control.desired import Desired
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
 from mpnet.control.peer import Peer
+from mpnet.control.port import Port, open_port
 from mpnet.control.rings import Rings
 from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
-from mpnet.segment.layout import Fault
+from mpnet.segment.layout import Fault, Negotiation
 from mpnet.segment.segment import Segment
-from mpnet.tap.tap import Tap
 from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
@@ -43,7 +44,7 @@ class Device:
     """
 
     segment: Segment
-    tap: Tap
+    tap: Port
     supervisor: Supervisor
     backend: Backend
     _rings: Rings
@@ -74,10 +75,8 @@ class Device:
         config = self.config
         _check_cpus(config.cpus)
         await asyncio.to_thread(leftovers.clear, config.id, self.log)
-        self.tap = await asyncio.to_thread(Tap.open, config.tap, config.queue_pairs, create=config.create)
+        self.tap = await asyncio.to_thread(open_port, config)
         try:
-            if config.mtu and self.tap.mtu != config.mtu:
-                self.tap.set_mtu(config.mtu)
             self.segment = Segment.create(config.id, config.queue_pairs)
         except MpnetError:
             self.tap.close()
@@ -92,7 +91,8 @@ class Device:
     def _prepare(self) -> None:
         """Put together what needs TAP and segment."""
         if not self.tap.up:
-            self.log.warning("TAP is down", tap=self.tap.name, remedy=f"ip link set {self.tap.name} up")
+            name = self.config.tap
+            self.log.warning("TAP is down", tap=name, remedy=f"ip link set {name} up")
         header = self.segment.header
         self._tap_offloads = self.tap.offloads()
         self.backend = Backend(self._offer(), self._net_config().pack())
@@ -105,7 +105,7 @@ class Device:
             reported=self._worker_reported,
             limits=self._limits,
         )
-        self.supervisor = Supervisor(self.tap.fds, around)
+        self.supervisor = Supervisor(Desired(self.tap.fds, self.config.backend), around)
         self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config)
 
     async def stop(self) -> None:
@@ -174,6 +174,19 @@ class Device:
             except MpnetError as error:
                 self.log.error("session not wholly forgotten", problem=str(error))
 
+    def note_stage(self) -> None:
+        """Show in the segment how far the front-end has come."""
+        self.segment.header.negotiation = self._stage()
+
+    def _stage(self) -> Negotiation:
+        if self.peer is None:
+            return Negotiation.LISTENING
+        if self.backend.negotiation == "running":
+            return Negotiation.RUNNING
+        if self.backend.regions:
+            return Negotiation.MEMORY
+        return Negotiation.FEATURES if self.backend.features else Negotiation.CONNECTED
+
     def renew_offer(self) -> None:
         """Offer what ``set`` has changed to the next front-end; the machine takes it up once disconnected."""
         self.backend.offer = self._offer()
@@ -182,7 +195,8 @@ class Device:
         self.backend.set_config(self._net_config().pack())
 
     def _offer(self) -> Offer:
-        return Offer(offered_features(self._tap_offloads, self._offered_pairs), self._offered_pairs)
+        features = offered_features(self._tap_offloads, self._offered_pairs, self.config.backend)
+        return Offer(features, self._offered_pairs)
 
     # What the driver says about the device.
 

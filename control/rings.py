@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from mpnet.config.device import DeviceConfig
 from mpnet.control.desired import RingSetting
+from mpnet.control.port import Port
 from mpnet.control.supervisor import Supervisor
 from mpnet.errors import MpnetError
 from mpnet.segment.segment import Segment
-from mpnet.tap.tap import Tap
 from mpnet.vhost_user.backend import Backend
 from mpnet.virtio.features import Feature, has
 
@@ -20,7 +20,7 @@ class Rings:
     """
 
     def __init__(
-        self, backend: Backend, supervisor: Supervisor, tap: Tap, segment: Segment, config: DeviceConfig
+        self, backend: Backend, supervisor: Supervisor, tap: Port, segment: Segment, config: DeviceConfig
     ) -> None:
         self._config = config
         self._backend = backend

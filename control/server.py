@@ -135,6 +135,6 @@ def _check_distinct(configs: Sequence[DeviceConfig]) -> None:
         seen: set[str] = set()
         for config in configs:
             value = getattr(config, field)
-            if value in seen:
+            if value and value in seen:
                 raise ConfigError(f"two devices have {field}={value}", "give each device its own")
             seen.add(value)

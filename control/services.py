@@ -10,6 +10,7 @@ from typing import Any
 import mpnet
 from mpnet.control.describe import describe_device, describe_workers
 from mpnet.control.device import Device
+from mpnet.control.exporter import Exporter
 from mpnet.control.first_packet import process_start_ns, start_to_first_packet
 from mpnet.control.log import get_log
 from mpnet.control.management import Handler, ManagementServer
@@ -21,7 +22,7 @@ from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams,
 NO_SOCKET = "none"
 """As ``ControlConfig.socket``: be without a management socket."""
 
-_SAMPLE_SECONDS = 1.0
+_SAMPLE_SECONDS = 2.0
 """How much of a killed worker's processor time the metrics may miss."""
 
 
@@ -34,10 +35,13 @@ async def look_after(control: Control) -> AsyncIterator[None]:
     """
     metrics = Metrics(lambda: [device.segment for device in control.devices.values()])
     server = _management(control, metrics)
+    exporter = Exporter(metrics)
     sampling = asyncio.create_task(_sample(control, metrics))
     try:
         if endpoint := control.options.metrics_endpoint:
-            port = await asyncio.to_thread(metrics.serve, *endpoint)
+            port = await asyncio.to_thread(exporter.serve, *endpoint)
+            for device in control.devices.values():
+                device.segment.header.metrics_port = port
             get_log().info("metrics", url=f"http://{control.options.metrics.rpartition(':')[0]}:{port}/metrics")
         if server:
             await server.start()
@@ -46,13 +50,13 @@ async def look_after(control: Control) -> AsyncIterator[None]:
         sampling.cancel()
         if server:
             await server.close()
-        await asyncio.to_thread(metrics.close)
+        await asyncio.to_thread(exporter.close)
 
 
 async def _sample(control: Control, metrics: Metrics) -> None:
     while True:
         for device in control.devices.values():
-            metrics.cpu_times.sample(device.segment)
+            metrics.usages.sample(device.segment)
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 

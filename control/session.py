@@ -43,6 +43,7 @@ class Session:
         device = self._device
         device.peer = Peer.of(self._sock)
         device.segment.header.connections += 1
+        device.note_stage()
         device.log.info("front-end connected", pid=device.peer.pid, name=device.peer.name)
         reason = "the session failed"
         try:
@@ -107,6 +108,7 @@ class Session:
             following = backend.done()
         for effect in following:
             await self._perform(effect)
+        self._device.note_stage()
         entry = backend.log[-1] if backend.log else None
         if entry and entry.outcome != "ok":
             self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
@@ -148,6 +150,7 @@ class Session:
             if not isinstance(effect, CloseFds):
                 await device.perform(effect)
         await device.forget_session()
+        device.note_stage()
         for effect in effects:
             if isinstance(effect, CloseFds):
                 _close_all(effect.fds)

@@ -62,8 +62,8 @@ class Supervisor:
     first and the workers are told after: one that is lost meanwhile is replaced by one that is told all of it.
     """
 
-    def __init__(self, tap_fds: list[int], surroundings: Surroundings) -> None:
-        self.desired = Desired(tap_fds)
+    def __init__(self, desired: Desired, surroundings: Surroundings) -> None:
+        self.desired = desired
         self.workers: dict[int, Worker] = {}
         self.owner: list[int] = []
         self._around = surroundings

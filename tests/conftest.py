@@ -12,7 +12,17 @@ import pytest
 from mpnet.guest import debian
 
 DEBIAN_PACKAGES = (
-    *(debian.PROGRAM_PACKAGES[name] for name in (*debian.LINUX_GUEST_PROGRAMS, "linux.uml", "tcpdump")),
+    *(
+        debian.PROGRAM_PACKAGES[name]
+        for name in (
+            *debian.LINUX_GUEST_PROGRAMS,
+            "chromium",
+            "linux.uml",
+            "prometheus",
+            "systemd-analyze",
+            "tcpdump",
+        )
+    ),
     "dpdk-dev",
     "librte-net-vhost23",
     "librte-net-virtio23",

@@ -17,11 +17,11 @@ from mpnet.cli.checks import Finding, Outcome
 from mpnet.cli.main import COMMANDS, cli
 from mpnet.errors import MpnetError
 from mpnet.rpc.state import (
+    ConfigReport,
     DeviceReport,
     PeerReport,
     RingReport,
     SessionReport,
-    SocketReport,
     TapReport,
     WorkerReport,
 )
@@ -59,7 +59,7 @@ def _ring(index, **changes):
 def _report(**changes):
     values = {
         "id": "net0",
-        "config": SocketReport(socket="/run/net0.sock"),
+        "config": ConfigReport(socket="/run/net0.sock"),
         "mac": "52:54:00:12:34:56",
         "mtu": 1500,
         "link": "up",
@@ -250,7 +250,7 @@ def test_xml_is_well_formed(invoke, control):
 
 
 def test_qemu_cannot_attach_to_a_device_that_connects(invoke, control):
-    control.report.config = SocketReport(socket="/x", client=True)
+    control.report.config = ConfigReport(socket="/x", client=True)
     result = invoke("device", "qemu", "net0")
     assert result.exit_code == 1
     assert "serve the device without client=on" in result.stderr

@@ -16,6 +16,10 @@ BASE = "id=net0,tap=tap0,socket=/run/mpnet/net0.sock"
 
 _ids = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", fullmatch=True)
 _taps = st.from_regex(r"[a-z0-9,=_-]{1,15}", fullmatch=True)
+_backends = st.one_of(
+    st.fixed_dictionaries({"tap": _taps, "create": st.booleans()}),
+    st.fixed_dictionaries({"backend": st.sampled_from(["null", "echo"])}),
+)
 _sockets = st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=100).map(
     lambda path: f"/{path}"
 )
@@ -33,14 +37,13 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
     queue_pairs = draw(st.integers(1, MAX_QUEUE_PAIRS))
     return DeviceConfig(
         id=draw(_ids),
-        tap=draw(_taps),
+        **draw(_backends),
         socket=draw(_sockets),
         queue_pairs=queue_pairs,
         workers=draw(st.integers(0, queue_pairs)),
         cpus=draw(_cpus),
         mac=draw(_macs),
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
-        create=draw(st.booleans()),
         gro=draw(st.booleans()),
         gso=draw(st.booleans()),
         client=draw(st.booleans()),
@@ -129,6 +132,9 @@ def test_a_doubled_comma_is_a_comma_in_a_value():
             "108 bytes long, but a Unix socket's path has 1 to 107",
         ),
         ("id=net0,tap=tap0,socket=fd:x", "fd:x", "expected fd:N or a path"),
+        (BASE + ",backend=bridge", "bridge", "backend is 'bridge', expected one of tap, null, echo"),
+        (BASE + ",backend=null", "tap0", "tap is for a TAP, and backend=null has none"),
+        ("id=net0,socket=/x,backend=echo,create=on", "on", "create is for a TAP"),
     ],
 )
 def test_an_error_points_at_its_word(text, word, expected):
@@ -147,6 +153,7 @@ def test_an_error_points_at_its_word(text, word, expected):
         (BASE + ",", "there is no key=value here"),
         (BASE + ",mac=", "mac has no value"),
         ("id=net0,tap=tap0", "the device has no socket"),
+        ("id=net0,socket=/x,backend=tap", "the device has no tap"),
         ("mtu=1500", "the device has no id and no tap and no socket"),
     ],
 )

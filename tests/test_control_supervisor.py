@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from mpnet.control.desired import RingSetting
+from mpnet.control.desired import Desired, RingSetting
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.supervisor import Supervisor, Surroundings
@@ -61,7 +61,7 @@ async def _supervised(
     segment = Segment.create(script.device, pairs)
     taps = [os.eventfd(0) for _ in range(pairs)]
     reports: list[RingBroken | ControlCommand] = []
-    supervisor = Supervisor(taps, Surroundings(segment, launcher, get_log(), (), reports.append, limits))
+    supervisor = Supervisor(Desired(taps), Surroundings(segment, launcher, get_log(), (), reports.append, limits))
     try:
         await supervisor.start(workers)
         yield supervisor, segment, reports

@@ -57,7 +57,7 @@ def test_a_fault_breaks_a_packed_ring_alone_and_a_reset_mends_it(descriptors: li
         harness.receiver.post(1526, 4)
         deliver(harness, frame(60).data)
         assert harness.receiver.receive()[0].data == frame(60).data
-        _reset(harness)
+        reset(harness)
         harness.sender.send([frame(77)])
         assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == frame(77).data
 
@@ -87,7 +87,7 @@ def test_a_fault_breaks_its_ring_alone_and_a_reset_mends_it(
         harness.receiver.post(1526, 4)
         deliver(harness, frame(60).data)
         assert harness.receiver.receive()[0].data == frame(60).data
-        _reset(harness)
+        reset(harness)
         harness.sender.send([frame(77)])
         assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == frame(77).data
         assert harness.segment.rings[1].faults == 1
@@ -140,7 +140,7 @@ def test_a_ring_in_memory_that_is_taken_away_breaks() -> None:
         assert len(harness.tap.recv(1 << 17)) == 60 + HEADER_BYTES
 
 
-def _reset(harness: Harness) -> None:
+def reset(harness: Harness) -> None:
     """What a guest does that resets its device: empty rings, set up anew."""
     for queue in (harness.tx, harness.rx):
         queue.reset()

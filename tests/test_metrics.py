@@ -1,24 +1,37 @@
 """Metrics of hand-filled segments, as a Prometheus that scrapes them sees them."""
 
+import contextlib
+import gzip
 import itertools
+import json
 import os
 import subprocess
 import time
+import urllib.error
 import urllib.request
 import uuid
+from types import SimpleNamespace
 
 import pytest
-from prometheus_client import generate_latest, parser
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
-from mpnet.control import cpu_time
-from mpnet.control.cpu_time import CpuTime, CpuTimes
+from mpnet.control import usage
+from mpnet.control.exporter import Exporter
 from mpnet.control.metrics import Metrics
+from mpnet.control.usage import Usage, Usages
 from mpnet.errors import MpnetError
+from mpnet.guest import debian
 from mpnet.rpc.management import METHODS
-from mpnet.segment.layout import BURST_BUCKETS, DropReason, RestartReason, RingState
+from mpnet.segment.layout import (
+    BURST_BUCKETS,
+    ROUND_BUCKETS_NS,
+    DropReason,
+    Negotiation,
+    RestartReason,
+    RingState,
+)
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
 
@@ -35,9 +48,14 @@ def segment():
 
 @pytest.fixture
 def metrics(segment):
-    made = Metrics(lambda: [segment])
-    yield made
-    made.close()
+    return Metrics(lambda: [segment])
+
+
+@pytest.fixture
+def port(metrics):
+    exporter = Exporter(metrics)
+    yield exporter.serve("127.0.0.1", 0)
+    exporter.close()
 
 
 class Scrape:
@@ -59,15 +77,14 @@ class Scrape:
 
 
 def scrape(metrics):
-    text = generate_latest(metrics.registry).decode()
-    return Scrape(list(parser.text_string_to_metric_families(text)))
+    return Scrape(list(parser.text_string_to_metric_families(metrics.text())))
 
 
 def test_a_new_device_exports_everything_as_zero(metrics, segment):
     page = scrape(metrics)
     device = segment.name
     for pair, direction in itertools.product(map(str, range(PAIRS)), ("rx", "tx")):
-        for counter in ("packets", "bytes"):
+        for counter in ("packets", "bytes", "gso_packets"):
             assert page.value(f"mpnet_queue_{direction}_{counter}_total", device=device, queue=pair) == 0
         for reason in DropReason:
             labels = {"device": device, "queue": pair, "reason": reason.name.lower()}
@@ -81,7 +98,11 @@ def test_a_new_device_exports_everything_as_zero(metrics, segment):
             assert page.value("mpnet_worker_cpu_seconds_total", **labels, state=state) == 0
         for reason in RestartReason:
             assert page.value("mpnet_worker_restarts_total", **labels, reason=reason.name.lower()) == 0
+        for kind in ("voluntary", "involuntary"):
+            assert page.value("mpnet_worker_context_switches_total", **labels, kind=kind) == 0
+        assert page.value("mpnet_worker_up", **labels) == 0
         assert page.value("mpnet_worker_batch_packets_count", **labels) == 0
+        assert page.value("mpnet_worker_round_duration_seconds_count", **labels) == 0
         assert page.value("mpnet_worker_start_time_seconds", **labels) == 0
         assert page.value("mpnet_worker_heartbeat_timestamp_seconds", **labels) == 0
     for method in METHODS:
@@ -96,17 +117,18 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
     numbers = itertools.count(1000)
     written = {}
     for index, name in itertools.product(
-        range(2 * PAIRS), ("packets", "bytes", "kicks", "calls", "calls_suppressed")
+        range(2 * PAIRS), ("packets", "bytes", "gso_packets", "kicks", "calls", "calls_suppressed")
     ):
         written[index, name] = segment.rings[index][name] = next(numbers)
     for index, reason in itertools.product(range(2 * PAIRS), DropReason):
         written[index, reason] = segment.rings[index].drops[reason] = next(numbers)
     for pair in range(PAIRS):
-        segment.rings[2 * pair].entries, segment.rings[2 * pair].available_entries = 256 + pair, 100 + pair
+        rx = segment.rings[2 * pair]
+        rx.entries, rx.available_entries, rx.spilled = 256 + pair, 100 + pair, 50 + pair
     page = scrape(metrics)
     for index in range(2 * PAIRS):
         direction, labels = ("rx", "tx")[index % 2], {"device": segment.name, "queue": str(index // 2)}
-        for name in ("packets", "bytes"):
+        for name in ("packets", "bytes", "gso_packets"):
             assert page.value(f"mpnet_queue_{direction}_{name}_total", **labels) == written[index, name]
         for name in ("kicks", "calls", "calls_suppressed"):
             value = page.value(f"mpnet_queue_{name}_total", **labels, direction=direction)
@@ -118,6 +140,7 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
         labels = {"device": segment.name, "queue": str(pair)}
         assert page.value("mpnet_queue_rx_ring_entries", **labels) == 256 + pair
         assert page.value("mpnet_queue_rx_ring_available_entries", **labels) == 100 + pair
+        assert page.value("mpnet_queue_rx_spilled_bytes", **labels) == 50 + pair
 
 
 @pytest.mark.parametrize(("offset", "name"), [(0, "rx_segmented"), (1, "tx_coalesced")])
@@ -141,6 +164,33 @@ def test_bursts_become_a_cumulative_histogram(metrics, segment):
     assert values == list(itertools.accumulate(range(1, len(BURST_BUCKETS) + 2)))
     assert page.value("mpnet_worker_batch_packets_count", **labels) == values[-1]
     assert page.value("mpnet_worker_batch_packets_sum", **labels) == 777
+
+
+def test_the_durations_of_rounds_are_a_histogram_in_seconds(metrics, segment):
+    segment.workers[0].rounds[:] = range(1, len(ROUND_BUCKETS_NS) + 2)
+    segment.workers[0].round_ns = 2_500_000_000
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "0"}
+    name = "mpnet_worker_round_duration_seconds"
+    bounds = [*(str(bound / 1e9) for bound in ROUND_BUCKETS_NS), "+Inf"]
+    values = [page.value(f"{name}_bucket", **labels, le=bound) for bound in bounds]
+    assert values == list(itertools.accumulate(range(1, len(ROUND_BUCKETS_NS) + 2)))
+    assert page.value(f"{name}_sum", **labels) == 2.5
+
+
+def test_the_stage_of_the_negotiation_is_told(metrics, segment):
+    segment.header.negotiation, segment.header.connections = Negotiation.MEMORY, 3
+    page = scrape(metrics)
+    stages = {dict(labels)["stage"]: value for labels, value in page.of("mpnet_device_negotiation").items()}
+    assert stages == {"listening": 0, "connected": 0, "features": 0, "memory": 1, "running": 0}
+    assert page.value("mpnet_device_connections_total", device=segment.name) == 3
+
+
+def test_a_ring_that_is_served_and_one_that_is_broken_differ(metrics, segment):
+    segment.rings[2].state, segment.rings[3].state = RingState.RUNNING, RingState.BROKEN
+    page, labels = scrape(metrics), {"device": segment.name, "queue": "1"}
+    for direction, running in (("rx", 1), ("tx", 0)):
+        assert page.value("mpnet_queue_running", **labels, direction=direction) == running
+        assert page.value("mpnet_queue_broken", **labels, direction=direction) == 1 - running
 
 
 def test_the_state_of_device_and_workers_is_told(metrics, segment):
@@ -195,91 +245,147 @@ def test_no_device_is_no_error():
     assert "mpnet_device_up" in scrape(Metrics(list)).types
 
 
-def test_both_formats_agree_on_names_and_types(metrics):
-    text = openmetrics_exposition.generate_latest(metrics.registry).decode()
-    families = {family.name: family.type for family in openmetrics_parser.text_string_to_metric_families(text)}
-    assert families["mpnet_queue_rx_packets"] == "counter"
-    assert families["mpnet_worker_batch_packets"] == "histogram"
-    assert families["mpnet_queue_rx_ring_entries"] == "gauge"
-    classic = {name for name in scrape(metrics).types if not name.endswith("_created")}
-    assert families.keys() == classic
+def test_both_formats_agree_on_names_types_and_values(metrics, segment):
+    segment.rings[0].packets = 7
+    text = metrics.text(openmetrics=True)
+    families = list(openmetrics_parser.text_string_to_metric_families(text))
+    types = {family.name: family.type for family in families}
+    assert types["mpnet_queue_rx_packets"] == "counter"
+    assert types["mpnet_worker_batch_packets"] == "histogram"
+    assert types["mpnet_queue_rx_ring_entries"] == "gauge"
+    classic = scrape(metrics)
+    assert types.keys() == {name for name in classic.types if not name.endswith("_created")}
+    ours = {key: value for key, value in Scrape(families).samples.items() if key[0].startswith("mpnet_queue")}
+    assert ours == {key: value for key, value in classic.samples.items() if key[0].startswith("mpnet_queue")}
+
+
+def test_promtool_finds_nothing_to_say(metrics):
+    promtool = [debian.program("promtool"), "check", "metrics"]
+    done = subprocess.run(promtool, input=metrics.text(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 # Over HTTP.
 
 
-def _get(port, accept):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+def _get(port, path, **headers):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
-        return response.headers["Content-Type"], response.read().decode()
+        body = response.read()
+        if response.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        return response.headers["Content-Type"], body.decode()
 
 
-def test_the_format_is_negotiated(metrics, segment):
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_the_format_is_negotiated(port, segment, encoding):
     segment.rings[0].packets = 5
-    port = metrics.serve("127.0.0.1", 0)
-    kind, text = _get(port, "text/plain")
+    headers = {"Accept-Encoding": encoding}
+    kind, text = _get(port, "/metrics", Accept="text/plain", **headers)
     assert kind.startswith("text/plain")
     page = Scrape(list(parser.text_string_to_metric_families(text)))
     assert page.value("mpnet_queue_rx_packets_total", device=segment.name, queue="0") == 5
-    kind, text = _get(port, "application/openmetrics-text; version=1.0.0")
+    kind, text = _get(port, "/metrics", Accept="application/openmetrics-text; version=1.0.0", **headers)
     assert kind.startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
     page = Scrape(list(openmetrics_parser.text_string_to_metric_families(text)))
     assert page.value("mpnet_queue_rx_packets_total", device=segment.name, queue="0") == 5
 
 
-def test_a_port_in_use_is_an_error(metrics):
-    port = metrics.serve("127.0.0.1", 0)
+def test_every_exporter_of_the_host_is_discovered(port, segment):
+    other = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
+    left_behind = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
+    try:
+        segment.header.metrics_port, other.header.metrics_port = port, 9465
+        left_behind.header.metrics_port, left_behind.header.control_pid = 9466, _ended_process()
+        kind, text = _get(port, "/sd", Host=f"host-a:{port}")
+    finally:
+        other.unlink()
+        left_behind.unlink()
+    assert kind == "application/json"
+    ((targets,),) = (group.values() for group in json.loads(text))
+    assert {f"host-a:{port}", "host-a:9465"} <= set(targets)
+    assert "host-a:9466" not in targets
+
+
+def _ended_process():
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
+
+
+def test_other_paths_say_where_the_metrics_are(port):
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        _get(port, "/")
+    assert b"/metrics" in refused.value.read()
+
+
+def test_a_port_in_use_is_an_error(port):
     with pytest.raises(MpnetError, match=rf"cannot serve metrics on 127\.0\.0\.1:{port}: Address already in use"):
-        Metrics(list).serve("127.0.0.1", port)
+        Exporter(Metrics(list)).serve("127.0.0.1", port)
 
 
 def test_a_host_that_is_not_here_is_an_error(metrics):
     with pytest.raises(MpnetError, match=r"cannot serve metrics on 192\.0\.2\.1:9464"):
-        metrics.serve("192.0.2.1", 9464)
+        Exporter(metrics).serve("192.0.2.1", 9464)
 
 
-# Processor time.
+# What workers use.
 
 
 class FakeProcess:
-    def __init__(self, times):
-        self.times = times
+    """A process as psutil shows it; ``used`` is None once it has ended."""
+
+    def __init__(self, used):
+        self.used = used
+
+    def oneshot(self):
+        return contextlib.nullcontext()
 
     def is_running(self):
-        return self.times is not None
+        return self.used is not None
 
     def cpu_times(self):
-        return self.times
+        return self.used
+
+    def num_ctx_switches(self):
+        return self.used
+
+    def memory_info(self):
+        return SimpleNamespace(
+            rss=self.used.anonymous_bytes + self.used.shared_bytes, shared=self.used.shared_bytes
+        )
 
 
-def test_processor_time_survives_a_restart_and_never_falls(monkeypatch, segment):
-    processes = {11: FakeProcess(CpuTime(1.0, 2.0)), 12: FakeProcess(CpuTime(0.5, 0.25))}
-    monkeypatch.setattr(cpu_time, "_find", processes.get)
-    times, worker = CpuTimes(), segment.workers[0]
+def test_what_counts_up_survives_a_restart_and_never_falls(monkeypatch, segment):
+    first = Usage(1.0, 2.0, 3, 4, 5000, 6000, alive=True)
+    processes = {11: FakeProcess(first), 12: FakeProcess(first._replace(user=0.5, anonymous_bytes=100))}
+    monkeypatch.setattr(usage, "_find", processes.get)
+    usages, worker = Usages(), segment.workers[0]
     worker.pid, worker.start_ns = 11, 1
-    assert times.sample(segment)[0] == (1.0, 2.0)
-    processes[11].times = None
-    assert times.sample(segment)[0] == (1.0, 2.0)
+    assert usages.sample(segment)[0] == first
+    processes[11].used = None
+    gone = first._replace(anonymous_bytes=0, shared_bytes=0, alive=False)
+    assert usages.sample(segment)[0] == gone
     worker.pid = 0
-    assert times.sample(segment)[0] == (1.0, 2.0)
+    assert usages.sample(segment)[0] == gone
     worker.pid, worker.start_ns = 12, 2
-    assert times.sample(segment)[0] == (1.5, 2.25)
-    processes[12].times = CpuTime(1.0, 1.0)
-    assert times.sample(segment)[0] == (2.0, 3.0)
-    times.forget(segment.name)
-    assert times.sample(segment)[0] == (1.0, 1.0)
+    assert usages.sample(segment)[0] == Usage(1.5, 4.0, 6, 8, 100, 6000, alive=True)
+    usages.forget(segment.name)
+    assert usages.sample(segment)[0].user == 0.5
 
 
-def test_processor_time_is_the_processes_own(segment):
+def test_what_is_told_of_a_process_is_its_own(metrics, segment):
     sum(range(2_000_000))
     segment.workers[0].pid, segment.workers[0].start_ns = os.getpid(), 1
-    user, system = CpuTimes().sample(segment)[0]
-    assert 0 < user + system <= sum(os.times()[:2]) + 0.02  # the kernel counts in hundredths
+    used = Usages().sample(segment)[0]
+    assert 0 < used.user + used.system <= sum(os.times()[:2]) + 0.02  # the kernel counts in hundredths
+    assert 1 << 20 < used.anonymous_bytes < 1 << 36
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "0"}
+    assert page.value("mpnet_worker_up", **labels) == 1
+    assert page.value("mpnet_worker_memory_bytes", **labels, kind="anonymous") > 1 << 20
 
 
 def test_a_worker_that_is_gone_counts_nothing(segment):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    segment.workers[0].pid, segment.workers[0].start_ns = ended.pid, 1
-    assert CpuTimes().sample(segment) == [(0, 0), (0, 0)]
+    segment.workers[0].pid, segment.workers[0].start_ns = _ended_process(), 1
+    assert Usages().sample(segment) == [Usage(), Usage()]

@@ -48,7 +48,9 @@ class Harness:
         backing: Backing = "memfd",
         *,
         polled: bool = False,
+        backend: str = "tap",
     ) -> None:
+        self._backend = backend
         self.features = features
         self.memory = GuestMemory(sizes, backing)
         self.rx = Queue(self.memory, 0, entries, features=features, polled=polled)
@@ -73,7 +75,8 @@ class Harness:
         self.worker = Worker(self.segment, 0, Channel(theirs, Request))
         self._thread = threading.Thread(target=self.worker.run)
         self._thread.start()
-        self.ask(AttachPair(0), [os.dup(self._tap_queue.fileno())], ours=True)
+        fds = [os.dup(self._tap_queue.fileno())] if self._backend == "tap" else []
+        self.ask(AttachPair(0, self._backend), fds, ours=True)
         self.set_memory()
 
     def __enter__(self) -> Self:

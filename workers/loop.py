@@ -9,9 +9,20 @@ import errno
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
+from mpnet.workers.consume import consume
+from mpnet.workers.echo import echo
 from mpnet.workers.receive import receive
-from mpnet.workers.state import EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, HEARTBEAT_MS, MAX_EVENTS, Context
-from mpnet.workers.statistics import beat
+from mpnet.workers.ring import refuse_kicks
+from mpnet.workers.state import (
+    ECHO,
+    EPOLL_DATA_OFFSET,
+    EPOLL_EVENT_BYTES,
+    HEARTBEAT_MS,
+    MAX_EVENTS,
+    TAP,
+    Context,
+)
+from mpnet.workers.statistics import beat, count_round
 from mpnet.workers.transmit import transmit
 
 RING = 0
@@ -25,12 +36,19 @@ ATTENTION = 2
 def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
+    stats = ctx.stats[0]
+    began = beat(ctx)
     while True:
+        moved = stats.burst_packets
         busy = _serve_queues(ctx)
-        beat(ctx)
+        ended = beat(ctx)
+        if stats.burst_packets != moved:
+            count_round(ctx, ended - began)
         attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
         if attention or worker.broken:
             return
+        # What it slept is no part of a round; looking for events in between is.
+        began = ended if busy else beat(ctx)
 
 
 @compiled
@@ -41,6 +59,10 @@ def _serve_queues(ctx: Context) -> bool:
         rx_index = 2 * ctx.pairs[i]
         rx_ring = ctx.rings[rx_index]
         tx_ring = ctx.rings[rx_index + 1]
+        if tx_ring.backend != TAP:
+            _serve_without_tap(ctx, rx_index)
+            busy |= tx_ring.started and tx_ring.ready
+            continue
         if tx_ring.started and tx_ring.ready:
             transmit(ctx, rx_index + 1)
             busy |= tx_ring.ready != 0
@@ -48,6 +70,24 @@ def _serve_queues(ctx: Context) -> bool:
             receive(ctx, rx_index)
             busy |= rx_ring.ready != 0
     return busy
+
+
+@compiled
+def _serve_without_tap(ctx: Context, rx_index: int) -> None:
+    """One burst of a queue pair that has no TAP, if it may have work."""
+    rx_ring = ctx.rings[rx_index]
+    tx_ring = ctx.rings[rx_index + 1]
+    echoing = tx_ring.backend == ECHO
+    if not echoing and rx_ring.started and rx_ring.ready:
+        # Nothing will ever be put into its buffers.
+        refuse_kicks(ctx, rx_index)
+        rx_ring.ready = 0
+    if not tx_ring.started or not (tx_ring.ready or (echoing and rx_ring.ready)):
+        return
+    if echoing:
+        echo(ctx, rx_index)
+    else:
+        consume(ctx, rx_index + 1)
 
 
 @compiled

@@ -14,8 +14,10 @@ from mpnet.virtio.features import Feature, has
 from mpnet.workers.memory import GuestMemory
 from mpnet.workers.packed import replay
 from mpnet.workers.ring import break_ring, call
-from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, Context
+from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Context
 from mpnet.workers.watch import Watch
+
+_BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}
 
 
 class Rings:
@@ -41,13 +43,14 @@ class Rings:
         """Whether ring ``index`` was started here."""
         return index in self._specs
 
-    def attach_pair(self, pair: int, tap_fd: int) -> None:
-        """Serve a queue pair; the TAP queue's fd is owned from here on."""
+    def attach_pair(self, pair: int, tap_fd: int, backend: str) -> None:
+        """Serve a queue pair; the TAP queue's fd, -1 where there is none, is owned from here on."""
         if pair in self._taps:
             self.detach_pair(pair)
         self._taps[pair] = tap_fd
         for index in (2 * pair, 2 * pair + 1):
             self._ctx.rings[index].tap_fd = tap_fd
+            self._ctx.rings[index].backend = _BACKENDS[backend]
             self._ctx.rings[index].spill = self._segment.spill_address(pair)
         self._list_pairs()
 
@@ -193,7 +196,7 @@ class Rings:
         if ring.kick_fd >= 0:
             _take_kicks(int(ring.kick_fd))
             self._watch.kick(ring.kick_fd, index)
-        if index % 2 == 0 and ring.enabled:
+        if index % 2 == 0 and ring.enabled and ring.tap_fd >= 0:
             self._watch.tap(ring.tap_fd, index)
 
 

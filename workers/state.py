@@ -32,6 +32,7 @@ PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
 TEMPLATE_BYTES = 512
 """The most that the headers of a superframe that is segmented take, IPv4 options and IPv6 extensions included."""
+ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
 HEARTBEAT_MS = 500
 """The longest sleep: how often an idle worker shows that it lives."""
@@ -98,6 +99,7 @@ RING = np.dtype(
         ("kick_fd", "i8"),
         ("call_fd", "i8"),
         ("err_fd", "i8"),
+        ("backend", "i8"),  # TAP, NULL or ECHO
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
@@ -132,6 +134,9 @@ FRAME = np.dtype(
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )
+TAP = 0
+NULL = 1
+ECHO = 2
 COALESCE_TCP = 1
 COALESCE_UDP = 2
 COALESCE_ALL = COALESCE_TCP | COALESCE_UDP

@@ -2,7 +2,7 @@
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns
-from mpnet.segment.layout import BURST_BUCKETS
+from mpnet.segment.layout import BURST_BUCKETS, ROUND_BUCKETS_NS
 from mpnet.workers.state import Context
 
 CLOCK_MONOTONIC = 1
@@ -28,6 +28,19 @@ def count_drop(ctx: Context, index: int, reason: int) -> None:
 
 
 @compiled
-def beat(ctx: Context) -> None:
-    """Show that the worker lives."""
-    ctx.stats[0].heartbeat_ns = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
+def beat(ctx: Context) -> int:
+    """Show that the worker lives; returns the time, of CLOCK_MONOTONIC."""
+    now = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
+    ctx.stats[0].heartbeat_ns = now
+    return now
+
+
+@compiled
+def count_round(ctx: Context, nanoseconds: int) -> None:
+    """Count a round of bursts over the worker's queues in the histogram of their durations."""
+    stats = ctx.stats[0]
+    bucket = 0
+    while bucket < len(ROUND_BUCKETS_NS) and nanoseconds > ROUND_BUCKETS_NS[bucket]:
+        bucket += 1
+    stats.rounds[bucket] += 1
+    stats.round_ns += nanoseconds

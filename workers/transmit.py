@@ -17,10 +17,8 @@ from mpnet.workers.ring import (
     want_kicks,
 )
 from mpnet.workers.send import send_frame
-from mpnet.workers.state import BURST, BURST_SEGMENTS, HEADERS_BYTES, TX_FRAMES, Context
+from mpnet.workers.state import BURST, BURST_SEGMENTS, ETHERNET_HEADER_BYTES, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
-
-ETHERNET_HEADER_BYTES = 14
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
 _TOO_LONG = int(DropReason.TOO_LONG)

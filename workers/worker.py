@@ -122,7 +122,7 @@ class Worker:
         return 0
 
     def _attach_pair(self, message: AttachPair, fds: Sequence[int]) -> int:
-        self._rings.attach_pair(message.pair, fds[0])
+        self._rings.attach_pair(message.pair, fds[0] if fds else -1, message.backend)
         return 0
 
     def _detach_pair(self, message: DetachPair, _fds: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from mpnet.config.control import LOG_FORMATS, ControlConfig
-from mpnet.config.device import FD_PREFIX, DeviceConfig
+from mpnet.config.device import BACKENDS, FD_PREFIX, DeviceConfig
 from mpnet.config.device_string import parse_settings
 from mpnet.config.file import read_file
 from mpnet.config.layer import Layer, RunConfig, merge
@@ -21,7 +21,7 @@ from mpnet.config.setting import Setting, SettingMap, Table, read_text
 
 _CONTROL_OPTIONS = {"control_socket": "socket", "metrics": "metrics", "log_format": "log_format"}
 _DEVICE_OPTIONS = {"queue_pairs": "queue_pairs", "workers": "workers", "cpus": "cpus"}
-_BACKEND_OPTIONS = {"tap": "tap", "socket_path": "socket"}
+_BACKEND_OPTIONS = {"tap": "tap", "backend": "backend", "socket_path": "socket"}
 _SOURCES = (ParameterSource.ENVIRONMENT, ParameterSource.COMMANDLINE)
 _BACKEND_DEVICE = "net0"
 """The id of the device that ``--socket-path`` or ``--fd`` describes."""
@@ -44,7 +44,8 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
     metavar="WORDS",
     envvar="MPNET_DEVICE",
     help="Serve a device: id=net0,tap=tap0,socket=PATH[,queue-pairs=N][,workers=M][,cpus=0-3+8][,mac=…][,mtu=…]"
-    "[,create=on][,gro=off][,gso=off][,client=on]. May be given again. A comma in a value is doubled.",
+    "[,create=on][,gro=off][,gso=off][,client=on]; backend=null or echo instead of tap=. "
+    "May be given again. A comma in a value is doubled.",
 )
 @click.option("--queue-pairs", metavar="N", envvar="MPNET_QUEUE_PAIRS", help="Queue pairs of each device.")
 @click.option(
@@ -60,6 +61,7 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
     "--log-format", metavar="|".join(LOG_FORMATS), envvar="MPNET_LOG_FORMAT", help="How the log is written."
 )
 @click.option("--tap", metavar="TAP", envvar="MPNET_TAP", help="TAP of the device of --socket-path or --fd.")
+@click.option("--backend", metavar="|".join(BACKENDS), envvar="MPNET_BACKEND", help="What is behind that device.")
 @click.option(
     "--socket-path", metavar="PATH", envvar="MPNET_SOCKET_PATH", help="Serve one device on this socket."
 )
@@ -129,7 +131,7 @@ def _read_layer(given: Mapping[str, _Given]) -> Layer:
 
 
 def _backend_settings(given: Mapping[str, _Given]) -> SettingMap:
-    """Give the device of ``--socket-path`` or ``--fd``; empty where neither nor ``--tap`` is given."""
+    """Give the device of ``--socket-path`` or ``--fd``; empty where none of these is given."""
     if "socket_path" in given and "fd" in given:
         raise given["fd"].place().error("stands beside --socket-path, expected one of the two", "remove one")
     settings = _settings(DeviceConfig, given, _BACKEND_OPTIONS)

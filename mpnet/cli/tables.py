@@ -24,7 +24,7 @@ def print_devices(reports: Iterable[DeviceReport]) -> None:
             _coloured(report.state),
             f"{report.enabled_pairs}/{report.queue_pairs}",
             str(len(report.workers)),
-            escape(report.tap.name),
+            escape(report.tap.name) if report.tap else f"none ({report.config.backend})",
             escape(report.config.socket),
         )
     _console().print(table)
@@ -76,7 +76,7 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "front-end", f"{escape(peer.name)}, process {peer.pid}" if peer else "none"
     yield "memory", _memory(report.session)
     yield "socket", escape(report.config.socket)
-    yield "tap", f"{escape(report.tap.name)}, {'up' if report.tap.up else '[red]down[/]'}"
+    yield "back-end", _backend(report)
     yield "mac", report.mac
     yield "mtu", str(report.mtu)
     yield "link", report.link
@@ -88,6 +88,12 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "features", " ".join(report.features) or "none negotiated"
     yield "offered only", " ".join(offered) or "none"
     yield "start to first packet", "no packet yet" if first is None else f"{first:.3f} s"
+
+
+def _backend(report: DeviceReport) -> str:
+    if report.tap is None:
+        return report.config.backend
+    return f"TAP {escape(report.tap.name)}, {'up' if report.tap.up else '[red]down[/]'}"
 
 
 def _memory(session: SessionReport) -> str:

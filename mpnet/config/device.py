@@ -18,6 +18,8 @@ MAX_SOCKET_BYTES = 107
 """sun_path of a Unix socket's address, less its closing zero."""
 MAX_TAP_BYTES = 15
 """IFNAMSIZ less its closing zero."""
+TAP, NULL, ECHO = BACKENDS = ("tap", "null", "echo")
+"""What may be behind a device: a TAP; nothing, which takes every frame; or what sends each frame back."""
 FD_PREFIX = "fd:"
 """Begins a ``socket`` that is no path but a connected socket this process has inherited."""
 
@@ -32,7 +34,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         id: the device's name in commands, metrics and shared memory; a letter, then letters, digits, ``_.-``.
-        tap: the TAP that carries its packets on the host.
+        backend: one of ``BACKENDS``.
+        tap: the TAP that carries its packets on the host; empty with a ``backend`` other than "tap".
         socket: path of its vhost-user Unix socket; or ``fd:N`` for a connected one, inherited as descriptor N.
         queue_pairs: receive/transmit queue pairs, 1 to ``MAX_QUEUE_PAIRS``.
         workers: processes that share the pairs; 0 for one per pair.
@@ -49,7 +52,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     id: str
-    tap: str
+    backend: str = TAP
+    tap: str = ""
     socket: str
     queue_pairs: int = 1
     workers: int = 0
@@ -63,7 +67,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         _check_id(self.id)
-        _check_tap(self.tap)
+        _check_backend(self)
         _check_socket(self.socket)
         _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
         _check_workers(self.workers, self.queue_pairs)
@@ -100,6 +104,19 @@ def _check_id(value: str) -> None:
             f"id is {value!r}, expected a letter and up to 62 letters, digits, '_', '.' or '-'",
             "as in id=net0",
         )
+
+
+def _check_backend(config: DeviceConfig) -> None:
+    if config.backend not in BACKENDS:
+        raise FieldError("backend", f"backend is {config.backend!r}, expected one of {', '.join(BACKENDS)}")
+    if config.backend == TAP:
+        _check_tap(config.tap)
+        return
+    for field in ("tap", "create"):
+        if getattr(config, field):
+            raise FieldError(
+                field, f"{field} is for a TAP, and backend={config.backend} has none", f"remove {field}=…"
+            )
 
 
 def _check_tap(value: str) -> None:

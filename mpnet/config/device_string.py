@@ -8,10 +8,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from mpnet.config.cpus import format_cpus
-from mpnet.config.device import DeviceConfig
+from mpnet.config.device import TAP, DeviceConfig
 from mpnet.config.place import FieldError, Place
 from mpnet.config.setting import Setting, SettingMap, find_field, keys, read_text
 
@@ -71,8 +69,7 @@ def build_device(settings: SettingMap, whole: Place) -> DeviceConfig:
     Raises:
         PlacedError: a setting is missing or out of range; points at it.
     """
-    required = [field.encode_name for field in msgspec.structs.fields(DeviceConfig) if field.required]
-    missing = [key for key in required if key not in settings]
+    missing = [key for key in _required(settings) if key not in settings]
     if missing:
         place = replace(whole, start=whole.end)
         raise place.error(
@@ -83,6 +80,13 @@ def build_device(settings: SettingMap, whole: Place) -> DeviceConfig:
     except FieldError as error:
         place = settings[error.field].place if error.field in settings else whole
         raise place.error(error.problem, error.remedy) from None
+
+
+def _required(settings: SettingMap) -> list[str]:
+    """Keys that must be there, in order; what is no setting of its own has its default."""
+    backend = settings["backend"].value if "backend" in settings else TAP
+    fields = keys(DeviceConfig).items()
+    return [key for key, field in fields if field.required or (key == "tap" and backend == TAP)]
 
 
 def parse_device(text: str, source: str = "--device") -> DeviceConfig:

@@ -95,7 +95,7 @@ def _check_shared(devices: Sequence[DeviceConfig]) -> None:
         owners: dict[str, str] = {}
         for device in devices:
             value = getattr(device, key)
-            if value in owners:
+            if value and value in owners:
                 raise ConfigError(
                     f"devices {owners[value]!r} and {device.id!r} have the same {key} {value}",
                     f"give each its own {key}",

@@ -23,13 +23,16 @@ KERNEL_PACKAGE = "linux-image-cloud-amd64"
 
 PROGRAM_PACKAGES = {
     "busybox": "busybox-static",
+    "chromium": "chromium",
     "dpdk-testpmd": "dpdk-dev",
     "ethtool": "ethtool",
     "iperf3": "iperf3",
     "linux.uml": "user-mode-linux",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
+    "systemd-analyze": "systemd",
     "tcpdump": "tcpdump",
 }
 """Which Debian package brings a program."""

@@ -94,11 +94,12 @@ class TapReport(msgspec.Struct, kw_only=True):
     up: bool
 
 
-class SocketReport(msgspec.Struct, kw_only=True):
-    """The vhost-user socket a device was configured with."""
+class ConfigReport(msgspec.Struct, kw_only=True):
+    """What a device was configured with: its vhost-user socket, and what is behind it."""
 
     socket: str
     client: bool = False
+    backend: str = "tap"
 
 
 class DeviceReport(msgspec.Struct, kw_only=True):
@@ -116,14 +117,14 @@ class DeviceReport(msgspec.Struct, kw_only=True):
         features: what the guest negotiated.
         features_offered: what it may negotiate.
         session: the vhost-user connection.
-        tap: its TAP.
+        tap: its TAP; None where it has none.
         rings: every virtqueue.
         workers: every worker.
         start_to_first_packet_seconds: from the start of the control process; None before the first.
     """
 
     id: str
-    config: SocketReport
+    config: ConfigReport
     mac: str
     mtu: int
     link: str
@@ -133,7 +134,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
     features: list[str]
     features_offered: list[str]
     session: SessionReport
-    tap: TapReport
+    tap: TapReport | None
     rings: list[RingReport]
     workers: list[WorkerReport]
     start_to_first_packet_seconds: float | None

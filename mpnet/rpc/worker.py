@@ -24,9 +24,10 @@ class SetMemory(msgspec.Struct, tag=True):
 
 
 class AttachPair(msgspec.Struct, tag=True):
-    """Serve a queue pair from now on; its fd is the TAP queue."""
+    """Serve a queue pair from now on; its fd, with the back-end "tap", is the TAP queue."""
 
     pair: int
+    backend: str = "tap"
 
 
 class DetachPair(msgspec.Struct, tag=True):

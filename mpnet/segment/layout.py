@@ -44,6 +44,16 @@ class RingState(enum.IntEnum):
     BROKEN = 3
 
 
+class Negotiation(enum.IntEnum):
+    """How far a front-end has come with a device."""
+
+    LISTENING = 0
+    CONNECTED = 1
+    FEATURES = 2
+    MEMORY = 3
+    RUNNING = 4
+
+
 class DropReason(enum.IntEnum):
     """Why a frame was not delivered; a label of ``mpnet_queue_{rx,tx}_drops_total``."""
 
@@ -87,6 +97,8 @@ class RestartReason(enum.IntEnum):
 
 BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
+ROUND_BUCKETS_NS = (2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
+"""Upper bounds of the histogram of a worker's rounds, with one more bucket likewise."""
 
 _HEADER_FIELDS = [
     ("magic", "i8"),
@@ -100,6 +112,8 @@ _HEADER_FIELDS = [
     ("enabled_pairs", "i8"),
     ("workers", "i8"),
     ("connections", "i8"),
+    ("negotiation", "i8"),
+    ("metrics_port", "i8"),  # of the control process's exporter; 0 without one
 ]
 _RING_FIELDS = [
     ("state", "i8"),
@@ -132,6 +146,8 @@ _WORKER_FIELDS = [
     ("wakeups", "i8"),
     ("bursts", "i8", (len(BURST_BUCKETS) + 1,)),
     ("burst_packets", "i8"),
+    ("rounds", "i8", (len(ROUND_BUCKETS_NS) + 1,)),
+    ("round_ns", "i8"),  # all rounds together
     ("restarts", "i8", (len(RestartReason),)),
 ]
 

@@ -14,6 +14,8 @@ from mpnet.virtio.features import Feature, mask
 
 MAX_NAME_BYTES = 15
 """IFNAMSIZ less its closing zero."""
+DEFAULT_MTU = 1500
+"""Ethernet's."""
 
 _OFFLOADS = (
     # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it. USO (Linux 6.2

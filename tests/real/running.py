@@ -26,7 +26,7 @@ class Running:
 
     Args:
         folder: for sockets and the log; its path must be short, as a Unix socket's is at most 107 bytes.
-        tap: the TAP's name.
+        tap: the TAP's name; None with ``backend=`` among the words.
         queue_pairs: of the device.
         words: further words of the device string.
         options: further options of ``mpnet run``.
@@ -40,7 +40,7 @@ class Running:
     def __init__(
         self,
         folder: Path,
-        tap: str,
+        tap: str | None,
         queue_pairs: int = 1,
         *,
         words: str = "",
@@ -52,7 +52,7 @@ class Running:
         self.control = folder / "control.sock"
         self._log_path = folder / "log"
         self._port = _free_port()
-        device = f"id=net0,tap={tap},socket={self.socket},queue-pairs={queue_pairs}"
+        device = f"id=net0,socket={self.socket},queue-pairs={queue_pairs}" + (f",tap={tap}" if tap else "")
         self._command = [
             str(MPNET), "run", "--log-format", "json", "--device", f"{device},{words}" if words else device,
             "--control-socket", str(self.control), "--metrics", f"127.0.0.1:{self._port}", *options,

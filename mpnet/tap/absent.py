@@ -1,0 +1,45 @@
+"""What stands in a TAP's place where a device has none: its frames go nowhere, or straight back."""
+
+from mpnet.tap.tap import DEFAULT_MTU
+
+
+class NoTap:
+    """What ``Tap`` offers to a device, with nothing behind it.
+
+    Attributes:
+        fds: no file descriptor for any queue pair.
+    """
+
+    up = True
+
+    def __init__(self, queue_pairs: int) -> None:
+        self.fds: list[int | None] = [None] * queue_pairs
+        self._mtu = DEFAULT_MTU
+
+    @property
+    def mtu(self) -> int:
+        """The MTU that was set, at first Ethernet's."""
+        return self._mtu
+
+    def set_mtu(self, mtu: int) -> None:
+        """Take any MTU: it is what the guest is told, and no more."""
+        self._mtu = mtu
+
+    def attach(self, pair: int) -> None:
+        """Do nothing: there is no kernel that chooses among queues."""
+
+    def detach(self, pair: int) -> None:
+        """Do nothing, likewise."""
+
+    def offloads(self) -> int:
+        """Offer none towards the guest."""
+        return 0
+
+    def set_features(self, features: int, offloads: int | None = None) -> None:
+        """Do nothing: the worker knows what was negotiated."""
+
+    def set_carrier(self, *, up: bool) -> None:
+        """Do nothing: the guest alone sees the link."""
+
+    def close(self) -> None:
+        """Do nothing."""
