@@ -42,7 +42,7 @@ class Pool(NamedTuple):
     state: Any
 
 
-def make_pool(pair: QueuePair, headers: int) -> Pool:
+def make_pool(pair: QueuePair, headers: int = 0) -> Pool:
     """A buffer of 2 KiB for each descriptor of the rx queue; MRG_RXBUF must have been negotiated.
 
     Args:
