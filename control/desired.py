@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpnet.config.device import TAP
-from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing
+from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing, TraceBursts
 from mpnet.vhost_user.effects import MemoryRegion
 
 Errand = tuple[Request, list[int]]
@@ -72,12 +72,14 @@ class Desired:
         backend: what is behind them, as ``config.device.BACKENDS`` has it.
         regions: the memory table.
         rings: started rings by number.
+        trace_bursts: workers trace every burst.
     """
 
     tap_fds: Sequence[int | None]
     backend: str = TAP
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
+    trace_bursts: bool = False
 
     @property
     def control_ring(self) -> int:
@@ -112,5 +114,7 @@ class Desired:
     def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
         """What makes an empty worker serve ``pairs``."""
         yield self.memory_errand()
+        if self.trace_bursts:
+            yield TraceBursts(on=True), []
         for pair in pairs:
             yield from self.pair_errands(pair)

@@ -21,6 +21,7 @@ from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
 from mpnet.segment.layout import Fault, Negotiation
 from mpnet.segment.segment import Segment
+from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
@@ -62,6 +63,7 @@ class Device:
         self._mtu = config.mtu
         self._offered_pairs = config.queue_pairs
         self._tap_offloads = 0
+        self._burst_watchers = 0
         self._channel_fd: int | None = None
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -211,6 +213,7 @@ class Device:
         # What the driver does not take is segmented by the workers.
         self.tap.set_features(features, offloads=self._tap_offloads if self.config.gso else features)
         self.segment.header.features = features
+        self.trace(Kind.FEATURES_SET, features)
         self.log.info("features negotiated", features=" ".join(names(features)))
 
     async def _set_status(self, status: int) -> None:
@@ -310,6 +313,20 @@ class Device:
         """
         async with self._lock:
             await self.supervisor.scale(workers)
+
+    async def watch_bursts(self, watchers: int) -> None:
+        """Have bursts traced as long as somebody watches them.
+
+        Args:
+            watchers: how many begin to; -1 for one who leaves.
+        """
+        self._burst_watchers += watchers
+        async with self._lock:
+            await self.supervisor.trace_bursts(on=self._burst_watchers > 0)
+
+    def trace(self, kind: Kind, *values: int) -> None:
+        """Put an event about the whole device into control's trace."""
+        self.segment.traces[-1].record(kind, NO_SUBJECT, *values)
 
     def _set_combined(self, value: Any) -> None:
         self._offered_pairs = _number("combined", value, 1, self.config.queue_pairs)

@@ -4,7 +4,9 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,13 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 Observer = Callable[[str, float], None]
 """Told each request's method and the seconds it took."""
+
+_leaving: ContextVar[AsyncExitStack] = ContextVar("_leaving")
+
+
+def when_client_leaves(callback: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+    """For handlers: call something when the client whose request this is has gone, however it ended."""
+    _leaving.get().push_async_callback(callback, *arguments)
 
 
 class ManagementServer:
@@ -94,8 +103,10 @@ class ManagementServer:
             _check_peer(writer.get_extra_info("socket"))
             if len(self._clients) > MAX_CLIENTS:
                 raise MpnetError(f"{MAX_CLIENTS} clients are connected already", "close some of them")
-            while True:
-                await self._answer(reader, writer)
+            async with AsyncExitStack() as leaving:
+                _leaving.set(leaving)
+                while True:
+                    await self._answer(reader, writer)
         except MpnetError as error:
             self._log.warning("management client refused", problem=error.problem)
             writer.write(pack(_refusal(error)))

@@ -15,6 +15,7 @@ from mpnet.control.first_packet import process_start_ns, start_to_first_packet
 from mpnet.control.log import get_log
 from mpnet.control.management import Handler, ManagementServer
 from mpnet.control.metrics import Metrics
+from mpnet.control.observation import observation_handlers
 from mpnet.control.server import Control
 from mpnet.errors import MpnetError
 from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams, default_socket_path
@@ -120,4 +121,5 @@ def make_handlers(control: Control) -> dict[str, Handler]:
         "device.set": set_device,
         "worker.list": list_workers,
         "worker.scale": scale_workers,
+        **observation_handlers(find),
     }

@@ -9,6 +9,7 @@ from contextlib import suppress
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
+from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import Close, CloseFds, Effect, Send
 from mpnet.vhost_user.framing import Framer, FramingError
 from mpnet.vhost_user.messages import Message, Request
@@ -41,10 +42,11 @@ class Session:
     async def run(self) -> None:
         """Serve until the end, then leave the device as if nobody had been there."""
         device = self._device
-        device.peer = Peer.of(self._sock)
+        device.peer = peer = Peer.of(self._sock)
         device.segment.header.connections += 1
+        device.trace(Kind.SESSION_OPENED, peer.pid)
         device.note_stage()
-        device.log.info("front-end connected", pid=device.peer.pid, name=device.peer.name)
+        device.log.info("front-end connected", pid=peer.pid, name=peer.name)
         reason = "the session failed"
         try:
             while True:
@@ -54,6 +56,7 @@ class Session:
         finally:
             self.fruitless = device.backend.features == 0
             await self._end()
+            device.trace(Kind.SESSION_CLOSED, peer.pid)
             device.log.info("front-end disconnected", reason=reason)
 
     def _why(self, reason: str) -> str:
@@ -111,6 +114,7 @@ class Session:
         self._device.note_stage()
         entry = backend.log[-1] if backend.log else None
         if entry and entry.outcome != "ok":
+            self._device.trace(Kind.REQUEST_REFUSED, message.request)
             self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
 
     async def _perform(self, effect: Effect) -> None:

@@ -21,9 +21,19 @@ from mpnet.control.worker import (
     WorkerRefusedError,
 )
 from mpnet.errors import MpnetError
-from mpnet.rpc.worker import CompleteCommand, ControlCommand, DetachPair, Request, RingBroken, SetRing, StopRing
+from mpnet.rpc.worker import (
+    CompleteCommand,
+    ControlCommand,
+    DetachPair,
+    Request,
+    RingBroken,
+    SetRing,
+    StopRing,
+    TraceBursts,
+)
 from mpnet.segment.layout import RingState
 from mpnet.segment.segment import Segment
+from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import MemoryRegion
 
 WATCH_SECONDS = 0.5
@@ -156,6 +166,12 @@ class Supervisor:
                 return setting.base
             return int(ring.place) & 0xFFFF
 
+    async def trace_bursts(self, *, on: bool) -> None:
+        """Have the workers trace every burst too, or no more."""
+        async with self._lock:
+            self.desired.trace_bursts = on
+            await self._tell_all((TraceBursts(on=on), []))
+
     async def complete_command(self, ack: int) -> None:
         """Answer the command that the control queue waits with."""
         async with self._lock:
@@ -205,6 +221,7 @@ class Supervisor:
         self.owner[pair] = slot
         for message, fds in self.desired.pair_errands(pair):
             await self._insist(slot, message, fds)
+        self._trace(Kind.PAIR_MOVED, pair, slot, old)
         self._around.log.info("queue pair moved", pair=pair, worker=slot, previous=old)
 
     async def _bring_up(self, slot: int) -> None:
@@ -229,6 +246,7 @@ class Supervisor:
                     raise
                 around.log.error("worker refused", worker=slot, request=_name(message), problem=str(error))
             self._taken(message)
+        self._trace(Kind.WORKER_LAUNCHED, slot, worker.pid)
         around.log.info("worker started", worker=slot, pid=worker.pid, pairs=pairs, cpu=cpu)
 
     def _taken(self, message: Request) -> None:
@@ -244,6 +262,7 @@ class Supervisor:
         step = await worker.stop()
         if step:
             self._around.segment.workers[slot].pid = 0
+            self._trace(Kind.WORKER_DISMISSED, slot, worker.pid)
             self._around.log.info("worker stopped", worker=slot, pid=worker.pid, by=step)
         else:
             self._around.log.error("worker cannot be stopped", worker=slot, pid=worker.pid)
@@ -293,6 +312,7 @@ class Supervisor:
         if not self._running:
             return
         self._around.segment.workers[slot].restarts[ending.reason] += 1
+        self._trace(Kind.WORKER_ENDED, slot, worker.pid, ending.reason)
         self._around.log.warning(
             "worker ended", worker=slot, pid=worker.pid, reason=ending.reason.name.lower(), detail=ending.detail
         )
@@ -326,6 +346,9 @@ class Supervisor:
                 silence = worker.silence(int(self._around.segment.workers[slot].heartbeat_ns))
                 if silence > worker.patience():
                     worker.give_up(f"no heartbeat for {silence:.1f} s")
+
+    def _trace(self, kind: Kind, subject: int, *values: int) -> None:
+        self._around.segment.traces[-1].record(kind, subject, *values)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not into the end."""

@@ -29,6 +29,7 @@ class FakeDevice:
         self.properties = {}
         self.workers = 1
         self.segment = None
+        self.watched = []
 
     def describe(self):
         return {"id": self.name, "properties": self.properties, "workers": self.describe_workers()}
@@ -48,6 +49,9 @@ class FakeDevice:
 
     async def scale(self, count):
         self.workers = count
+
+    async def watch_bursts(self, watchers):
+        self.watched.append(watchers)
 
 
 class FakeControl:
@@ -77,7 +81,8 @@ class Served:
     def __init__(self, path):
         self.path = path
         self.seen = []
-        self.server = ManagementServer(path, services.make_handlers(FakeControl()), self._observe)
+        self.control = FakeControl()
+        self.server = ManagementServer(path, services.make_handlers(self.control), self._observe)
 
     def _observe(self, method, seconds):
         assert seconds >= 0
@@ -145,9 +150,27 @@ def test_every_method_answers(path):
             ("net0", 2),
             ("net1", 0),
         ]
+        await served.call("trace.bursts", device="net0")
         return served.seen
 
     assert sorted(run(path, scenario)) == sorted(METHODS)
+
+
+def test_what_a_client_asked_for_ends_with_its_connection(path):
+    async def scenario(served):
+        watched = served.control.devices["net0"].watched
+        clients = [await asyncio.to_thread(Client, path, 10) for _ in range(2)]
+        for client in clients:
+            await asyncio.to_thread(client.call, "trace.bursts", device="net0")
+        assert watched == [1, 1]
+        clients[0].close()
+        while len(watched) < 3:
+            await asyncio.sleep(0.01)
+        await served.server.close()  # the other one is still connected
+        clients[1].close()
+        return watched
+
+    assert run(path, scenario) == [1, 1, -1, -1]
 
 
 def test_the_socket_is_this_users_alone_and_goes_with_the_server(path):

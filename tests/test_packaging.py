@@ -55,7 +55,11 @@ def modules(folder: Path) -> set[str]:
 
 def assert_complete(names: set[PurePosixPath], root: PurePosixPath) -> None:
     """All modules, scripts and the mark of typed packages are among the names, below ``root``."""
-    wanted = {path.relative_to(ROOT) for path in (ROOT / "mpnet").rglob("*") if path.suffix in {".py", ".sh"}}
+    wanted = {
+        path.relative_to(ROOT)
+        for path in (ROOT / "mpnet").rglob("*")
+        if path.suffix in {".py", ".sh", ".toml", ".j2"}
+    }
     wanted |= {Path("mpnet") / folder / name for folder in FOLDERS for name in modules(ROOT / folder)}
     assert {str(root / path) for path in wanted} | {str(root / "mpnet/py.typed")} <= set(map(str, names))
 

@@ -18,7 +18,7 @@ from mpnet.workers.ring import (
     take,
     want_kicks,
 )
-from mpnet.workers.state import BURST_SEGMENTS, ECHO, ETHERNET_HEADER_BYTES, TX_FRAMES, Context
+from mpnet.workers.state import BURST_SEGMENTS, ECHO, ETHERNET_HEADER_BYTES, RING_BURST, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
@@ -44,7 +44,7 @@ def consume(ctx: Context, index: int) -> int:
     segments = 0
     end = 1
     at = 0
-    while taken < TX_FRAMES and segments < BURST_SEGMENTS:
+    while taken < RING_BURST and segments < BURST_SEGMENTS:
         end = take(ctx, index, 0, READABLE)
         if end <= 0:
             break
@@ -57,7 +57,7 @@ def consume(ctx: Context, index: int) -> int:
         give_back(ctx, index, worker.buffer_id, worker.span, 0)
     fault = worker.fault if end < 0 else 0
     if taken:
-        count_burst(ctx, taken)
+        count_burst(ctx, index, taken)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)

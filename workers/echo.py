@@ -21,7 +21,7 @@ from mpnet.workers.ring import (
     take,
     want_kicks,
 )
-from mpnet.workers.state import BURST_SEGMENTS, ETHERNET_HEADER_BYTES, TX_FRAMES, Context
+from mpnet.workers.state import BURST_SEGMENTS, ETHERNET_HEADER_BYTES, RING_BURST, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
@@ -60,7 +60,7 @@ def echo(ctx: Context, rx_index: int) -> int:
     delivered = 0
     slot = 0
     outcome = _DELIVERED
-    while frames < TX_FRAMES and slot < BURST_SEGMENTS:
+    while frames < RING_BURST and slot < BURST_SEGMENTS:
         end = take(ctx, index, 0, READABLE)
         if end <= 0:
             outcome = _TX_FAULT if end < 0 else _EMPTY
@@ -93,7 +93,7 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
         close_burst(ctx, rx_index)
         rx.cursor = seen
     if frames:
-        count_burst(ctx, frames)
+        count_burst(ctx, rx_index + 1, frames)
         close_burst(ctx, rx_index + 1)
     if memory_was_lost(ctx, rx_index + 1):
         break_ring(ctx, rx_index, ctx.shared[rx_index + 1].fault)
@@ -106,6 +106,9 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
         tx.ready = int(want_kicks(ctx, rx_index + 1))
     elif outcome == _BLOCKED:
         rx.ready = tx.ready = int(want_kicks(ctx, rx_index))
+    else:
+        # It may have been the rx ring's news that began this.
+        tx.ready = 1
 
 
 @compiled

@@ -91,7 +91,7 @@ def receive(ctx: Context, index: int) -> int:
     shared.available_entries = available_entries(ctx, index)
     seen = ring.cursor
     if packets:
-        count_burst(ctx, packets)
+        count_burst(ctx, index, packets)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index):
         # The chains that were taken and not filled are no news: the next one behind them is.

@@ -8,6 +8,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import fence
 from mpnet.jit.syscalls import write
 from mpnet.segment.layout import Fault, RingState
+from mpnet.segment.trace import Kind
 from mpnet.virtio import packed_ring
 from mpnet.virtio.split_ring import (
     AVAIL_F_NO_INTERRUPT,
@@ -32,10 +33,12 @@ from mpnet.workers.packed import (
     write_log,
 )
 from mpnet.workers.state import Context
+from mpnet.workers.trace import trace
 
 _AVAIL_INDEX = int(Fault.AVAIL_INDEX)
 _MEMORY_LOST = int(Fault.MEMORY_LOST)
 _BROKEN = int(RingState.BROKEN)
+_RING_BROKEN = int(Kind.RING_BROKEN)
 
 
 @compiled
@@ -214,6 +217,7 @@ def break_ring(ctx: Context, index: int, fault: int) -> None:
     shared.faults += 1
     shared.state = _BROKEN
     ctx.worker[0].broken = 1
+    trace(ctx, _RING_BROKEN, index, fault, ring.place)
     if ring.err_fd >= 0:
         write(ring.err_fd, ctx.worker[0].one, 8)
 

@@ -20,6 +20,8 @@ TX_FRAMES = 256
 """Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
 RX_FRAMES = 256
 """Frames an rx queue may move, however few the TAP gave that were cut into them."""
+RING_BURST = 128
+"""Frames moved within guest memory at a time: half a common ring, while the driver is at the other half."""
 BURST_SEGMENTS = 4096
 """Descriptors that a burst may walk before it ends early, so that long chains starve no other queue."""
 FLOW_SLOTS = 256
@@ -68,6 +70,8 @@ WORKER = np.dtype(
         ("events", "i8"),
         ("timespec", "i8"),
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
+        ("trace_ring", "i8"),  # address of the worker's trace in the segment
+        ("trace_bursts", "i8"),  # bursts are traced too
     ]
 )
 RING = np.dtype(
@@ -246,6 +250,7 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.header = scratch.allocate(64)
     own.events = scratch.allocate(EPOLL_EVENT_BYTES * MAX_EVENTS)
     own.timespec = scratch.allocate(16)
+    own.trace_ring = scratch.allocate(layout.TRACE_BYTES)
     own.one = scratch.keep(np.ones(1, np.int64))
     own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
     superframe = _records(SUPERFRAME, 1)

@@ -3,14 +3,21 @@
 from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns
 from mpnet.segment.layout import BURST_BUCKETS, ROUND_BUCKETS_NS
+from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.workers.state import Context
+from mpnet.workers.trace import trace
 
 CLOCK_MONOTONIC = 1
+STALL_NS = 1_000_000_000
+"""Twice what lies between an idle worker's heartbeats: beyond it something held the worker up."""
+
+_BURST = int(Kind.BURST)
+_STALLED = int(Kind.STALLED)
 
 
 @compiled
-def count_burst(ctx: Context, packets: int) -> None:
-    """Count a burst in the histogram of frames per burst."""
+def count_burst(ctx: Context, index: int, packets: int) -> None:
+    """Count a burst of ring ``index`` in the histogram of frames per burst; trace it where that is asked for."""
     stats = ctx.stats[0]
     bucket = 0
     while bucket < len(BURST_BUCKETS) and packets > BURST_BUCKETS[bucket]:
@@ -19,6 +26,8 @@ def count_burst(ctx: Context, packets: int) -> None:
     stats.burst_packets += packets
     if stats.first_packet_ns == 0:
         stats.first_packet_ns = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
+    if ctx.worker[0].trace_bursts:
+        trace(ctx, _BURST, index, packets, ctx.rings[index].returned)
 
 
 @compiled
@@ -29,9 +38,12 @@ def count_drop(ctx: Context, index: int, reason: int) -> None:
 
 @compiled
 def beat(ctx: Context) -> int:
-    """Show that the worker lives; returns the time, of CLOCK_MONOTONIC."""
+    """Show that the worker lives, and trace it where that was not seen for long; the time (CLOCK_MONOTONIC)."""
+    stats = ctx.stats[0]
     now = clock_ns(CLOCK_MONOTONIC, ctx.worker[0].timespec)
-    ctx.stats[0].heartbeat_ns = now
+    if now - stats.heartbeat_ns > STALL_NS and stats.heartbeat_ns:
+        trace(ctx, _STALLED, NO_SUBJECT, now - stats.heartbeat_ns, 0)
+    stats.heartbeat_ns = now
     return now
 
 

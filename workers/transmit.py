@@ -59,7 +59,7 @@ def transmit(ctx: Context, index: int) -> int:
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
     if taken:
-        count_burst(ctx, taken)
+        count_burst(ctx, index, taken)
         close_burst(ctx, index)
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)

@@ -20,14 +20,17 @@ from mpnet.rpc.worker import (
     SetRing,
     Shutdown,
     StopRing,
+    TraceBursts,
 )
 from mpnet.segment.layout import RingState
 from mpnet.segment.segment import Segment
+from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.workers.control_queue import ControlQueue
 from mpnet.workers.loop import serve
 from mpnet.workers.memory import GuestMemory
 from mpnet.workers.rings import Rings
 from mpnet.workers.state import Scratch, make_context
+from mpnet.workers.trace import trace
 from mpnet.workers.watch import Watch
 
 
@@ -45,6 +48,7 @@ class Worker:
         self._channel: Channel | None = channel
         self._scratch = Scratch()
         self.ctx = make_context(segment.rings, segment.workers[slot : slot + 1], self._scratch)
+        self.ctx.worker[0].trace_ring = segment.trace_address(slot)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)
         self._rings = Rings(self.ctx, segment, self._memory, self.watch)
@@ -53,6 +57,7 @@ class Worker:
         self._reported: set[int] = set()
         self.stopping = False
         self.watch.attention(channel.fileno())
+        self._trace(Kind.WORKER_STARTED, NO_SUBJECT, os.getpid())
 
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
@@ -64,6 +69,7 @@ class Worker:
 
     def close(self) -> None:
         """Let go of rings, TAP queues, guest memory and the channel."""
+        self._trace(Kind.WORKER_STOPPED, NO_SUBJECT, os.getpid())
         if self._channel is not None:
             self._channel.close()
         self._rings.close()
@@ -105,6 +111,7 @@ class Worker:
             SetRing: self._set_ring,
             StopRing: self._stop_ring,
             CompleteCommand: self._complete_command,
+            TraceBursts: self._trace_bursts,
             Shutdown: self._shutdown,
         }
         try:
@@ -119,31 +126,49 @@ class Worker:
             for fd in fds:
                 os.close(fd)
         self._rings.memory_changed()
+        self._trace(
+            Kind.MEMORY_SET, NO_SUBJECT, len(message.regions), sum(region.size for region in message.regions)
+        )
         return 0
 
     def _attach_pair(self, message: AttachPair, fds: Sequence[int]) -> int:
         self._rings.attach_pair(message.pair, fds[0] if fds else -1, message.backend)
+        self._trace(Kind.PAIR_ATTACHED, message.pair)
         return 0
 
     def _detach_pair(self, message: DetachPair, _fds: Sequence[int]) -> int:
         self._rings.detach_pair(message.pair)
+        self._trace(Kind.PAIR_DETACHED, message.pair)
         return 0
 
     def _set_ring(self, message: SetRing, fds: Sequence[int]) -> int:
         self._reported.discard(message.index)
         if message.index == self._control_index:
             self._control_queue.stopped()
+        known = self._rings.serves(message.index)
         self._rings.set_ring(message, fds)
+        change = Kind.RING_ENABLED if message.enabled else Kind.RING_DISABLED
+        kind = change if known else Kind.RING_STARTED
+        self._trace(kind, message.index, message.size, int(self.ctx.rings[message.index].place))
         return 0
 
     def _stop_ring(self, message: StopRing, _fds: Sequence[int]) -> int:
         if message.index == self._control_index:
             self._control_queue.stopped()
-        return self._rings.stop_ring(message.index)
+        place = self._rings.stop_ring(message.index)
+        self._trace(Kind.RING_STOPPED, message.index, place)
+        return place
 
     def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
         self._control_queue.complete(message.ack)
         return 0
+
+    def _trace_bursts(self, message: TraceBursts, _fds: Sequence[int]) -> int:
+        self.ctx.worker[0].trace_bursts = int(message.on)
+        return 0
+
+    def _trace(self, kind: Kind, subject: int, first: int = 0, second: int = 0) -> None:
+        trace(self.ctx, int(kind), subject, first, second)
 
     def _shutdown(self, _message: Shutdown, _fds: Sequence[int]) -> int:
         self.stopping = True

@@ -56,8 +56,8 @@ class Bed:
     """
 
     folder: Path
-    driver_cpus: tuple[int, int]
-    device_cpus: tuple[int, int]
+    driver_cpus: tuple[int, ...]
+    device_cpus: tuple[int, ...]
     _wires: int = 0
 
     @property
@@ -83,21 +83,27 @@ class Bed:
             bed = cls(folder, (cpus[0], cpus[1]), (cpus[2], cpus[3]))
         else:
             bed = cls(folder, (cpus[0], cpus[0]), (cpus[-1], cpus[0]))
-        os.sched_setaffinity(0, {bed.driver_cpu})
-        with IPRoute() as ip:
-            ip.route("add", dst=_NOWHERE_NET, type="blackhole")
+        bed.lay()
         return bed
+
+    def lay(self) -> None:
+        """Pin this thread, and have the host drop what goes nowhere."""
+        os.sched_setaffinity(0, {self.driver_cpu})
+        with IPRoute() as ip:
+            # Again where several experiments are made in one namespace, one after the other.
+            ip.route("replace", dst=_NOWHERE_NET, type="blackhole")
 
     def path(self, name: str) -> Path:
         """A path for a socket or a log that nobody else has."""
         return self.folder / name
 
     @contextmanager
-    def tap(self, name: str, *, queues: int = 1) -> Iterator[Wire]:
+    def tap(self, name: str, *, queues: int = 1, mtu: int = 1500) -> Iterator[Wire]:
         """Make a TAP with vnet headers, and several queues where asked for, for as long as the block lasts."""
         with IPRoute() as ip:
             flags = _FLAGS | {"multi_queue": int(queues > 1)}
             ip.link("add", ifname=name, kind="tuntap", mode="tap", ifr=flags)
+            ip.link("set", index=ip.link_lookup(ifname=name)[0], mtu=mtu)
         try:
             yield self.wire(name)
         finally:

@@ -15,8 +15,8 @@ import numpy as np
 from mpnet.bench.bed import Bed
 from mpnet.bench.system import System
 
-_STEAL = 8
-"""Place of stolen time among the counters of /proc/stat, the name counted."""
+STEAL = 7
+"""Place of stolen time among ``processor_times``."""
 
 
 class Environment(msgspec.Struct, kw_only=True):
@@ -59,49 +59,51 @@ class Observer:
     def __init__(self) -> None:
         self._ran = self._waited = 0
         self._load = os.getloadavg()[0]
-        self._before = _processor_times()
+        self._before = processor_times()
 
     @contextmanager
     def watch_thread(self) -> Iterator[None]:
         """Note how long the calling thread ran in the block, and how long it had to wait for its processor."""
-        ran, waited = _schedule()
+        ran, waited = schedule()
         yield
-        now_ran, now_waited = _schedule()
+        now_ran, now_waited = schedule()
         self._ran += now_ran - ran
         self._waited += now_waited - waited
 
     def environment(self, bed: Bed, systems: Sequence[System], flags: dict[str, Any]) -> Environment:
         """What there is to say at the end of a run, but for noise and what was skipped."""
         versions = {"python": platform.python_version(), "numba": numba.__version__, "numpy": np.__version__}
-        spent = [now - then for now, then in zip(_processor_times(), self._before, strict=True)]
+        spent = [now - then for now, then in zip(processor_times(), self._before, strict=True)]
         return Environment(
             kernel=f"{platform.release()} {platform.version()}",
-            cpu=_cpu_model(),
+            cpu=cpu_model(),
             cpus=os.cpu_count() or 1,
             driver_cpu=bed.driver_cpu,
             device_cpu=bed.device_cpu,
             versions=versions | {system.name: system.version() for system in systems},
             flags=flags,
-            commit=_commit(),
+            commit=commit(),
             load_average=[self._load, os.getloadavg()[0]],
-            steal=spent[_STEAL - 1] / max(1, sum(spent[:_STEAL])),
+            steal=spent[STEAL] / max(1, sum(spent[: STEAL + 1])),
             wait=self._waited / max(1, self._ran + self._waited),
             noise=[],
             skipped={},
         )
 
 
-def _processor_times() -> list[int]:
+def processor_times() -> list[int]:
+    """Ticks of all processors by kind, as the first line of /proc/stat has them; stolen ones are the eighth."""
     return [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
 
 
-def _schedule() -> tuple[int, int]:
+def schedule() -> tuple[int, int]:
     """Nanoseconds that this thread has run, and waited to run."""
     ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
     return int(ran), int(waited)
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processors' name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -109,7 +111,8 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the source tree this package is in; empty outside one."""
     folder = Path(__file__).parent
     try:
         done = subprocess.run(

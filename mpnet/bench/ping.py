@@ -6,9 +6,9 @@ The kernel answers an ICMP echo request while the device writes it to the TAP, s
 import ipaddress
 import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,16 @@ def percentiles(nanoseconds: NDArray[np.int64]) -> dict[str, float]:
     return {f"p{share:g}": float(np.percentile(nanoseconds, share)) / 1000 for share in (50, 99, 99.9)}
 
 
+Pings: TypeAlias = Callable[[NDArray[np.int64], float], int]
+"""Ping for so many seconds, or as often as the array is long; each trip's nanoseconds go there. Gives how many.
+
+Raises ``MpnetError`` where one is not answered.
+"""
+
+
 @contextmanager
-def ping_pong(device: Device, case: Case) -> Iterator[Turn]:
-    """What a turn on this device is."""
+def pings(device: Device, *, polled: bool) -> Iterator[Pings]:
+    """A guest that pings the host through a device's first queue pair; ``polled`` where it does not sleep."""
     pair, pool = device.pairs[0], make_pool(device.pairs[0])
     frame = bytes(pair.header_bytes) + echo_request(device.wire)
     state = np.zeros(1, STATE).view(np.recarray)
@@ -76,23 +83,30 @@ def ping_pong(device: Device, case: Case) -> Iterator[Turn]:
     record.buffer, record.length = pair.tx.memory.allocate(len(frame)), len(frame)
     pair.tx.memory.write(int(record.buffer), frame)
     record.scratch_at = state.ctypes.data + STATE.fields["scratch"][1]  # type: ignore[index]  # a record has fields
-    times = np.zeros(_MOST, np.int64)
-    call_fd = None if case.polled else pair.rx.ring.call_fd
+    call_fd = None if polled else pair.rx.ring.call_fd
 
-    def turn(seconds: float) -> dict[str, float]:
+    def run(times: NDArray[np.int64], seconds: float) -> int:
         work = _Pinger(pair.rx.virtqueue, pair.tx.virtqueue, pool, state)
         count = ping(work, times, int(seconds * 1e9))
         if count <= 0:
             raise MpnetError(
                 "a ping from the guest was not answered within a second", "is the TAP's host address up?"
             )
-        return percentiles(times[:count])
+        return count
 
     with select.epoll() as epoll:
         record.epoll_fd, record.call_fd = epoll.fileno(), -1 if call_fd is None else call_fd
         if call_fd is not None:
             epoll.register(call_fd, select.EPOLLIN)
-        yield turn
+        yield run
+
+
+@contextmanager
+def ping_pong(device: Device, case: Case) -> Iterator[Turn]:
+    """What a turn on this device is."""
+    times = np.zeros(_MOST, np.int64)
+    with pings(device, polled=case.polled) as run:
+        yield lambda seconds: percentiles(times[: run(times, seconds)])
 
 
 @compiled

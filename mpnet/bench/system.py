@@ -49,6 +49,7 @@ class Device:
         family: gives the ids of its processes; those that move packets first, in order of queue pair.
         wake: called before each turn.
         sleep: called after each turn.
+        segment: name of its counters in shared memory; empty where it is not mpnet's.
     """
 
     wire: Wire
@@ -56,3 +57,4 @@ class Device:
     family: Callable[[], list[int]]
     wake: Callable[[], None] = field(default=lambda: None)
     sleep: Callable[[], None] = field(default=lambda: None)
+    segment: str = ""

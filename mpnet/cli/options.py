@@ -12,6 +12,13 @@ from mpnet.rpc.management import Client, default_socket_path
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+def complete_device(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a device from those that have a segment: control need not answer for that."""
+    from mpnet.segment import segment as segments  # noqa: PLC0415 - it brings numpy, which no other command needs
+
+    return [name for name in segments.names() if name.startswith(incomplete)]
+
+
 def control_socket(command: Decorated) -> Decorated:
     """Add ``--control-socket``, passed as ``socket``: a path or None."""
     return click.option(

@@ -69,6 +69,12 @@ class SetParams(msgspec.Struct, forbid_unknown_fields=True):
     value: str
 
 
+class TraceParams(msgspec.Struct, forbid_unknown_fields=True):
+    """Parameters of ``trace.bursts``: trace a device's bursts until this connection is closed."""
+
+    device: str
+
+
 class ScaleParams(msgspec.Struct, forbid_unknown_fields=True):
     """Parameters of ``worker.scale``: serve a device's queue pairs with ``count`` processes."""
 
@@ -84,6 +90,7 @@ METHODS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
         "device.set": SetParams,
         "worker.list": NoParams,
         "worker.scale": ScaleParams,
+        "trace.bursts": TraceParams,
     }
 )
 """Every method and the type of its parameters."""

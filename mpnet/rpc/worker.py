@@ -73,6 +73,12 @@ class CompleteCommand(msgspec.Struct, tag=True):
     ack: int
 
 
+class TraceBursts(msgspec.Struct, tag=True):
+    """Put every burst into the trace too, or no more."""
+
+    on: bool
+
+
 class Shutdown(msgspec.Struct, tag=True):
     """Finish bursts and exit with status 0."""
 
@@ -103,5 +109,5 @@ class ControlCommand(msgspec.Struct, tag=True):
     data: bytes
 
 
-Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | Shutdown
+Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | TraceBursts | Shutdown
 Report = Done | Failed | RingBroken | ControlCommand

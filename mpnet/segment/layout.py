@@ -9,6 +9,7 @@ boundary, so no reader sees half a value, and each record fills whole cache line
     workers[pairs]    written by that worker, but for the restart counts, which are control's
     spills[pairs]     room for one rx frame each: what did not fit into the guest's buffers yet
     logs[rings]       what the last burst of a packed ring returned: buffer id, entries, length
+    traces[pairs + 1] what each worker did last, by slot, and behind these what control did: see ``segment.trace``
 
 A ring's ``place`` says how far its worker is: chains are returned in the order in which they were taken. It is
 stored before the guest sees what a burst returned, so a worker that takes over publishes that again and goes on:
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 2
+VERSION = 3
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
@@ -33,6 +34,9 @@ LOG_ENTRIES = 4096
 """Chains that one burst of a packed ring may return."""
 LOG_ENTRY_BYTES = 8
 LOG_BYTES = LOG_ENTRIES * LOG_ENTRY_BYTES
+PAGE = 4096
+TRACE_ENTRIES = 1024
+"""Events that a trace keeps."""
 
 
 class RingState(enum.IntEnum):
@@ -150,6 +154,16 @@ _WORKER_FIELDS = [
     ("round_ns", "i8"),  # all rounds together
     ("restarts", "i8", (len(RestartReason),)),
 ]
+_EVENT_FIELDS = [
+    ("sequence", "i8"),  # its number, counted from 1; 0 while it is written
+    ("time_ns", "i8"),  # CLOCK_REALTIME
+    ("kind", "i8"),  # trace.Kind
+    ("subject", "i8"),  # a ring, a queue pair, a worker's slot, or -1
+    ("first", "i8"),
+    ("second", "i8"),
+    ("third", "i8"),
+    ("reserved", "i8"),
+]
 
 
 def _padded(fields: list[Any]) -> np.dtype[Any]:
@@ -160,6 +174,9 @@ def _padded(fields: list[Any]) -> np.dtype[Any]:
 HEADER = _padded(_HEADER_FIELDS)
 RING = _padded(_RING_FIELDS)
 WORKER = _padded(_WORKER_FIELDS)
+EVENT = _padded(_EVENT_FIELDS)
+TRACE_BYTES = -(-(CACHE_LINE + TRACE_ENTRIES * EVENT.itemsize) // PAGE) * PAGE
+"""A trace: how many events it ever held, and the last ones; in whole pages, so that an unused one costs none."""
 
 
 def ring_count(queue_pairs: int) -> int:
@@ -169,7 +186,7 @@ def ring_count(queue_pairs: int) -> int:
 
 def segment_bytes(queue_pairs: int) -> int:
     """Size of a device's segment."""
-    return log_offset(queue_pairs, ring_count(queue_pairs))
+    return trace_offset(queue_pairs, queue_pairs + 1)
 
 
 def rings_offset() -> int:
@@ -185,9 +202,15 @@ def workers_offset(queue_pairs: int) -> int:
 def spill_offset(queue_pairs: int, pair: int) -> int:
     """Where the spill of a queue pair begins: on a page, so that an unused one costs no memory."""
     end = workers_offset(queue_pairs) + queue_pairs * WORKER.itemsize
-    return -(-end // 4096) * 4096 + pair * SPILL_BYTES
+    return -(-end // PAGE) * PAGE + pair * SPILL_BYTES
 
 
 def log_offset(queue_pairs: int, ring: int) -> int:
     """Where the log of a ring begins."""
     return spill_offset(queue_pairs, queue_pairs) + ring * LOG_BYTES
+
+
+def trace_offset(queue_pairs: int, number: int) -> int:
+    """Where the trace of the worker in slot ``number`` begins; control's is number ``queue_pairs``."""
+    end = log_offset(queue_pairs, ring_count(queue_pairs))
+    return -(-end // PAGE) * PAGE + number * TRACE_BYTES

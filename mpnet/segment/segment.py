@@ -10,6 +10,7 @@ import posix_ipc
 
 from mpnet.errors import MpnetError
 from mpnet.segment import layout
+from mpnet.segment.trace import Trace
 
 PREFIX = "mpnet."
 _SHM_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
@@ -25,6 +26,7 @@ class Segment:
         header: one record of ``layout.HEADER``.
         rings: ``layout.RING`` records, shape ``(2 * queue_pairs + 1,)``.
         workers: ``layout.WORKER`` records, shape ``(queue_pairs,)``.
+        traces: what each worker did last, by slot, and at the end what control did.
     """
 
     def __init__(self, name: str, memory: mmap.mmap, queue_pairs: int) -> None:
@@ -35,6 +37,9 @@ class Segment:
         self.header = self._records(layout.HEADER, 1, 0)[0]
         self.rings = self._records(layout.RING, layout.ring_count(queue_pairs), layout.rings_offset())
         self.workers = self._records(layout.WORKER, queue_pairs, layout.workers_offset(queue_pairs))
+        self.traces = [
+            Trace(memory, layout.trace_offset(queue_pairs, number)) for number in range(queue_pairs + 1)
+        ]
 
     def _records(self, dtype: np.dtype[Any], count: int, offset: int) -> Any:
         return np.ndarray((count,), dtype, self._memory, offset).view(np.recarray)
@@ -78,6 +83,11 @@ class Segment:
             raise MpnetError(
                 f"there is no shared memory /{PREFIX}{name}", "is the device served? see 'mpnet device list'"
             ) from None
+        except posix_ipc.PermissionsError:
+            raise MpnetError(
+                f"no permission to map the shared memory /{PREFIX}{name}",
+                "run the command as the user who runs 'mpnet run'",
+            ) from None
         try:
             memory = mmap.mmap(shm.fd, shm.size)
         finally:
@@ -99,6 +109,10 @@ class Segment:
         """Address of the spill of a queue pair: ``layout.SPILL_BYTES`` bytes."""
         return self.address + layout.spill_offset(self.queue_pairs, pair)
 
+    def trace_address(self, number: int) -> int:
+        """Address of a trace: ``layout.TRACE_BYTES`` bytes."""
+        return self.address + layout.trace_offset(self.queue_pairs, number)
+
     def log_address(self, ring: int) -> int:
         """Address of the log of a ring: ``layout.LOG_BYTES`` bytes."""
         return self.address + layout.log_offset(self.queue_pairs, ring)
@@ -110,6 +124,14 @@ def unlink(name: str) -> None:
         posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
     except posix_ipc.ExistentialError:
         return
+
+
+def identity(name: str) -> int | None:
+    """Tell one segment of a device from the next of that name; None where there is none."""
+    try:
+        return (_SHM_FOLDER / f"{PREFIX}{name}").stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def names() -> list[str]:

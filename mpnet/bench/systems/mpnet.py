@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -49,14 +51,37 @@ class Mpnet(Driven):
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
         """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
-        # Shared memory has no namespace: the name must be nobody else's.
-        name = f"bench{os.getpid()}"
-        with (
-            bed.tap("mpnet0", queues=case.queue_pairs) as wire,
-            _run(bed, wire, name, case.queue_pairs) as program,
-            Driver.connect(bed.path("mpnet.sock"), _setup(case)) as driver,
-        ):
-            yield Device(wire, driver.pairs, lambda: _family(name, program))
+        words = f"gro=on,cpus={_cpus(bed, case.queue_pairs)}"
+        with served(bed, Service(words=words, setup=_setup(case))) as device:
+            yield device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """How a device is served, and to whom.
+
+    Args:
+        words: further words of the device string.
+        setup: the driver's; the device has as many queue pairs.
+        mtu: of device and TAP.
+    """
+
+    words: str
+    setup: Setup
+    mtu: int = 1500
+
+
+@contextmanager
+def served(bed: Bed, service: Service) -> Iterator[Device]:
+    """A device of ``mpnet run`` on a TAP of its own, with the embedded driver attached."""
+    # Shared memory has no namespace: the name must be nobody else's.
+    name = f"bench{os.getpid()}"
+    with (
+        bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu) as wire,
+        _run(bed, wire, name, service) as program,
+        Driver.connect(bed.path("mpnet.sock"), service.setup) as driver,
+    ):
+        yield Device(wire, driver.pairs, lambda: _family(name, program), segment=name)
 
 
 def _setup(case: Case) -> Setup:
@@ -68,17 +93,25 @@ def _setup(case: Case) -> Setup:
     )
 
 
+def _cpus(bed: Bed, queue_pairs: int) -> str:
+    return "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
+
+
 @contextmanager
-def _run(bed: Bed, wire: Wire, name: str, queue_pairs: int) -> Iterator[Child]:
-    cpus = "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
+def _run(bed: Bed, wire: Wire, name: str, service: Service) -> Iterator[Child]:
     words = (
         f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
-        f"queue-pairs={queue_pairs},cpus={cpus}"
+        f"queue-pairs={service.setup.queue_pairs},mtu={service.mtu},{service.words}"
     )
-    command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(bed.path("control.sock"))]
+    command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(control_socket(bed))]
     with child([*command, "--device", words], bed.path("mpnet.log"), bed.cpus, ask_first=True) as program:
         _wait(bed, program)
         yield program
+
+
+def control_socket(bed: Bed) -> Path:
+    """Where ``mpnet run`` is asked about its device."""
+    return bed.path("control.sock")
 
 
 def _wait(bed: Bed, program: Child) -> None:
@@ -97,14 +130,14 @@ def _wait(bed: Bed, program: Child) -> None:
 
 def _serves(bed: Bed) -> bool:
     # Its socket comes into being, and listens, some time after it started.
-    with suppress(MpnetError), Client(bed.path("control.sock")) as client:
+    with suppress(MpnetError), Client(control_socket(bed)) as client:
         return bool(client.call("device.list"))
     return False
 
 
 def _family(name: str, program: Child) -> list[int]:
     """Ids of the workers, by slot, then of all other processes of ``mpnet run``."""
-    workers = [int(worker.pid) for worker in Segment.attach(name).workers]
+    workers = [int(worker.pid) for worker in Segment.attach(name).workers if worker.pid]
     run = psutil.Process(program.process.pid)
     everyone = [run.pid, *(each.pid for each in run.children(recursive=True))]
     return workers + [pid for pid in everyone if pid not in workers]

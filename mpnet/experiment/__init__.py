@@ -1,0 +1,1 @@
+"""What ``mpnet experiment`` does: a question as factors, trials in random order, a report with intervals."""

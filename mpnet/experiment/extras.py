@@ -1,0 +1,24 @@
+"""Libraries that only reports and runs over hosts need: the extra ``mpnet[experiments]``."""
+
+import importlib
+from typing import Any
+
+from mpnet.errors import MpnetError
+
+
+def need(module: str, what: str) -> Any:
+    """Import a module of the extra.
+
+    Args:
+        module: its name.
+        what: it is needed for, as people say it.
+
+    Raises:
+        MpnetError: it is not installed; names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MpnetError(
+            f"{what} needs {module}, which is not installed ({error})", "pip install 'mpnet[experiments]'"
+        ) from None

@@ -1,0 +1,232 @@
+"""The factors of an experiment: everything about a trial that a sweep can vary."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from mpnet.config.cpus import parse_cpus
+from mpnet.config.device import MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
+from mpnet.config.place import FieldError
+from mpnet.config.setting import keys
+from mpnet.virtio.features import Feature, mask
+
+DEVICE_OPTIONS = ("gro", "gso", "poll_us", "engine", "backend")
+"""Factors that are options of mpnet's device, word for word; None leaves the device its own default."""
+MAX_FLOWS = 4096
+_MIN_FRAME = {"udp": 60, "tcp": 68}
+_MAX_FRAME = 65535
+_HEADERS = {"udp": 42, "tcp": 54}
+_ETHERNET_BYTES = 14
+_WORD = re.compile(r"([+-])([a-z0-9_]+)", re.ASCII)
+_BASE = mask(
+    Feature.VERSION_1,
+    Feature.MAC,
+    Feature.MRG_RXBUF,
+    Feature.RING_INDIRECT_DESC,
+    Feature.RING_EVENT_IDX,
+    Feature.CSUM,
+    Feature.GUEST_CSUM,
+)
+
+
+class ImpossibleError(FieldError):
+    """Levels of which each is sound, but that do not go together."""
+
+
+class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One trial's settings; in sweeps the names have dashes.
+
+    Attributes:
+        system: whose device: mpnet's, QEMU's own or DPDK's.
+        driver: who drives it: the embedded driver, a stock Linux guest in QEMU with iperf3, or DPDK's testpmd.
+        direction: as the guest sees it; ``rtt`` is one ping under way at a time, of the host's kernel.
+        queue_pairs: of the device, all of them in use.
+        workers: processes that share the pairs; 0 for one a pair.
+        cpus: processors for the device's workers, as ``0-1``; ``any`` leaves them to the scheduler; empty gives
+            them the half of the processors that the driver does not use.
+        ring_size: descriptors of each ring.
+        ring: the rings' format.
+        features: virtio features to add and to leave out, as ``+host_uso -ring_event_idx``.
+        gro: the device coalesces frames on their way to the TAP.
+        gso: the device segments frames for a guest or TAP without the offload.
+        poll_us: microseconds for which the device polls before it sleeps.
+        engine: how the device writes to the TAP.
+        backend: what is behind the rings.
+        frame_bytes: of a frame, Ethernet header included; of one segment where there are several.
+        flows: in all, dealt out to the queue pairs; a pair without a flow sends nothing.
+        protocol: of the frames.
+        segments: above 1, of each segmentation offload.
+        mtu: of device and TAP.
+        polled: the driver polls, and wants no calls; rtt only.
+        gap_us: microseconds between an answer and the next ping; rtt only.
+
+    Raises:
+        FieldError: a value out of range; ``ImpossibleError``: values that do not go together.
+    """
+
+    system: Literal["mpnet", "qemu", "dpdk"] = "mpnet"
+    driver: Literal["embedded", "qemu", "testpmd"] = "embedded"
+    direction: Literal["tx", "rx", "both", "rtt"] = "tx"
+    queue_pairs: int = 1
+    workers: int = 0
+    cpus: str = ""
+    ring_size: int = 256
+    ring: Literal["split", "packed"] = "split"
+    features: str = ""
+    gro: bool | None = None
+    gso: bool | None = None
+    poll_us: int | None = None
+    engine: str | None = None
+    backend: str | None = None
+    frame_bytes: int = 64
+    flows: int = 64
+    protocol: Literal["udp", "tcp"] = "udp"
+    segments: int = 1
+    mtu: int = 1500
+    polled: bool = False
+    gap_us: int = 0
+
+    def __post_init__(self) -> None:
+        _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
+        _check_range("workers", self.workers, 0, MAX_QUEUE_PAIRS)
+        _check_range("ring_size", self.ring_size, 2, 32768)
+        _check_range("flows", self.flows, 1, MAX_FLOWS)
+        _check_range("mtu", self.mtu, MIN_MTU, MAX_MTU)
+        _check_range("frame_bytes", self.frame_bytes, min(_MIN_FRAME.values()), MAX_MTU + _ETHERNET_BYTES)
+        _check_range("segments", self.segments, 1, _MAX_FRAME)
+        _check_range("gap_us", self.gap_us, 0, 1_000_000)
+        self.feature_bits()
+        self.pinned()
+        self._check_options()
+        self._check_rings()
+        self._check_frames()
+        self._check_peers()
+
+    def _check_rings(self) -> None:
+        if self.workers > self.queue_pairs:
+            raise ImpossibleError(
+                "workers",
+                f"workers is {self.workers}, expected {self.queue_pairs} at most, as there are queue-pairs",
+            )
+        if self.ring == "split" and self.ring_size & (self.ring_size - 1):
+            raise ImpossibleError(
+                "ring_size",
+                f"ring-size is {self.ring_size}, but a split ring has a power of two",
+                "or ring=packed",
+            )
+        if self.direction != "rtt" and (self.gap_us or self.polled):
+            field = "gap_us" if self.gap_us else "polled"
+            raise ImpossibleError(field, f"{_key(field)} goes with direction rtt, not with {self.direction}")
+
+    def _check_frames(self) -> None:
+        headers, least, longest = _HEADERS[self.protocol], _MIN_FRAME[self.protocol], self.mtu + _ETHERNET_BYTES
+        if not least <= self.frame_bytes <= longest:
+            raise ImpossibleError(
+                "frame_bytes",
+                f"frame-bytes is {self.frame_bytes}, expected {least} to {longest} by protocol and mtu",
+            )
+        most = (_MAX_FRAME - headers) // (self.frame_bytes - headers)
+        if self.segments > most:
+            raise ImpossibleError(
+                "segments", f"segments is {self.segments}, but {most} such frames fill the longest offload"
+            )
+
+    def _check_peers(self) -> None:
+        if self.system == "mpnet":
+            return
+        if self.driver != "embedded":
+            raise ImpossibleError(
+                "driver", f"driver is {self.driver}, but {self.system}'s device has the embedded one"
+            )
+        for field, default in (("queue_pairs", 1), ("workers", 0), ("ring_size", 256), ("mtu", 1500)):
+            if getattr(self, field) != default:
+                raise ImpossibleError(
+                    field, f"{_key(field)} is {getattr(self, field)}, but {self.system} runs with {default}"
+                )
+
+    def _check_options(self) -> None:
+        for field in DEVICE_OPTIONS:
+            if getattr(self, field) is None:
+                continue
+            if self.system != "mpnet":
+                raise ImpossibleError(
+                    field, f"{_key(field)} is an option of mpnet's device, not of {self.system}'s"
+                )
+            if _key(field) not in keys(DeviceConfig):
+                raise FieldError(field, f"this version's devices have no option {_key(field)}")
+
+    def feature_bits(self) -> int:
+        """Virtio features the driver asks for.
+
+        Raises:
+            FieldError: ``features`` has a word that is none.
+        """
+        bits = _BASE
+        if self.ring == "packed":
+            bits |= mask(Feature.RING_PACKED)
+        if self.queue_pairs > 1:
+            bits |= mask(Feature.MQ)
+        if self.segments > 1 and self.protocol == "tcp":
+            bits |= mask(Feature.HOST_TSO4, Feature.GUEST_TSO4)
+        elif self.segments > 1:
+            bits |= mask(Feature.HOST_USO, Feature.GUEST_USO4)
+        for word in self.features.split():
+            match = _WORD.fullmatch(word)
+            if match is None or match[2].upper() not in Feature.__members__:
+                raise FieldError(
+                    "features", f"features has {word!r}, expected words as +host_uso or -ring_event_idx"
+                )
+            feature = mask(Feature[match[2].upper()])
+            bits = bits | feature if match[1] == "+" else bits & ~feature
+        return bits
+
+    def pinned(self) -> tuple[int, ...] | None:
+        """Processors that were asked for; None where none were, whether left to the scheduler or to us."""
+        return parse_cpus(self.cpus) if self.cpus not in {"", "any"} else None
+
+    def words(self) -> str:
+        """Options of mpnet's device, as in a device string; with a comma before each."""
+        given = {field: getattr(self, field) for field in DEVICE_OPTIONS if getattr(self, field) is not None}
+        if self.workers:
+            given["workers"] = self.workers
+        return "".join(f",{_key(field)}={_word(value)}" for field, value in given.items())
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _check_range(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise FieldError(field, f"{_key(field)} is {value}, expected {low} to {high}")
+
+
+def plain(factors: Factors) -> dict[str, Any]:
+    """Factors by the key that users write, as JSON has them."""
+    given: dict[str, Any] = msgspec.to_builtins(factors)
+    return given
+
+
+def varied(each: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys that have more than one level among some trials' factors, in the order of the first trial's."""
+    return [key for key in each[0] if len({repr(one.get(key)) for one in each}) > 1] if each else []
+
+
+def label(level: Any) -> str:
+    """A level as people read it."""
+    if isinstance(level, bool):
+        return "on" if level else "off"
+    if level is None:
+        return "default"
+    if isinstance(level, float) and not math.isnan(level) and level == int(level):
+        return str(int(level))
+    return str(level) or "chosen"

@@ -1,0 +1,61 @@
+"""Round trips of single pings between the guest and the host's kernel."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from mpnet.bench.environment import schedule
+from mpnet.bench.ping import Pings, pings
+from mpnet.bench.system import Device
+from mpnet.experiment.record import PERCENTILES
+from mpnet.experiment.work import Done
+
+_MOST = 1 << 20
+_PATIENCE_SECONDS = 1.0
+
+
+class Latency:
+    """One ping under way at a time; made by ``pinging``.
+
+    Args:
+        run: pings.
+        gap_us: between an answer and the next ping; 0 for none.
+    """
+
+    def __init__(self, run: Pings, gap_us: int) -> None:
+        self._run = run
+        self._gap = gap_us / 1e6
+        self._times = np.zeros(_MOST, np.int64)
+
+    def run(self, seconds: float) -> Done:
+        """Ping for so long.
+
+        Raises:
+            MpnetError: a ping was not answered.
+        """
+        ran, waited = schedule()
+        started = time.monotonic()
+        count = self._apart(started + seconds) if self._gap else self._run(self._times, seconds)
+        took = time.monotonic() - started
+        now_ran, now_waited = schedule()
+        wait = (now_waited - waited) / max(1, now_ran - ran + now_waited - waited)
+        trips = np.percentile(self._times[:count], PERCENTILES) / 1000
+        figures = {f"rtt_p{share:g}_us": float(trip) for share, trip in zip(PERCENTILES, trips, strict=True)}
+        return Done(took, 2 * count, wait, figures | {"rtt_count": float(count)})
+
+    def _apart(self, end: float) -> int:
+        """Ping with a pause before each; how often."""
+        count = 0
+        while count == 0 or (time.monotonic() < end and count < _MOST):
+            time.sleep(self._gap)
+            count += self._run(self._times[count : count + 1], _PATIENCE_SECONDS)
+        return count
+
+
+@contextmanager
+def pinging(device: Device, *, polled: bool, gap_us: int) -> Iterator[Latency]:
+    """Pings on a device's first queue pair."""
+    with pings(device, polled=polled) as run:
+        yield Latency(run, gap_us)
