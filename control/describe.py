@@ -33,6 +33,7 @@ def describe_device(device: Device) -> dict[str, Any]:
         "mac": format_mac(device.settings.mac),
         "mtu": device.mtu,
         "link": "up" if device.link_up else "down",
+        "poll_us": device.supervisor.desired.poll_us,
         "queue_pairs": device.config.queue_pairs,
         "offered_pairs": device.offered_pairs,
         "enabled_pairs": int(header.enabled_pairs),
@@ -104,5 +105,7 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
         "pairs": [pair for pair, owner in enumerate(device.supervisor.owner) if owner == slot],
         "wakeups": int(record.wakeups),
+        "polls": {"hits": int(record.poll_hits), "misses": int(record.poll_misses)},
+        "polled_seconds": int(record.poll_ns) / 1e9,
         "restarts": {reason.name.lower(): int(record.restarts[reason]) for reason in RestartReason},
     }

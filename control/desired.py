@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpnet.config.device import TAP
-from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetRing, TraceBursts
+from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetPolling, SetRing, TraceBursts
 from mpnet.vhost_user.effects import MemoryRegion
 
 Errand = tuple[Request, list[int]]
@@ -72,6 +72,7 @@ class Desired:
         backend: what is behind them, as ``config.device.BACKENDS`` has it.
         regions: the memory table.
         rings: started rings by number.
+        poll_us: how long a worker may go on looking for work before it sleeps.
         trace_bursts: workers trace every burst.
     """
 
@@ -79,6 +80,7 @@ class Desired:
     backend: str = TAP
     regions: tuple[MemoryRegion, ...] = ()
     rings: dict[int, RingSetting] = field(default_factory=dict)
+    poll_us: int = 0
     trace_bursts: bool = False
 
     @property
@@ -103,6 +105,10 @@ class Desired:
         ]
         return SetMemory(regions), [region.fd for region in self.regions]
 
+    def polling_errand(self) -> Errand:
+        """The message with the budget for polling."""
+        return SetPolling(self.poll_us), []
+
     def pair_errands(self, pair: int) -> Iterator[Errand]:
         """What hands a queue pair with its started rings to a worker that has the memory."""
         tap_fd = self.tap_fds[pair]
@@ -114,6 +120,8 @@ class Desired:
     def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
         """What makes an empty worker serve ``pairs``."""
         yield self.memory_errand()
+        if self.poll_us:
+            yield self.polling_errand()
         if self.trace_bursts:
             yield TraceBursts(on=True), []
         for pair in pairs:

@@ -6,7 +6,7 @@ import select
 from dataclasses import replace
 from typing import Any
 
-from mpnet.config.device import MAX_MTU, MIN_MTU, DeviceConfig
+from mpnet.config.device import MAX_MTU, MAX_POLL_US, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
 from mpnet.control.desired import Desired
 from mpnet.control.launcher import Launcher
@@ -107,7 +107,8 @@ class Device:
             reported=self._worker_reported,
             limits=self._limits,
         )
-        self.supervisor = Supervisor(Desired(self.tap.fds, self.config.backend), around)
+        desired = Desired(self.tap.fds, self.config.backend, poll_us=self.config.poll_us)
+        self.supervisor = Supervisor(desired, around)
         self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config)
 
     async def stop(self) -> None:
@@ -286,8 +287,9 @@ class Device:
         """Change the device while it runs.
 
         Args:
-            name: "combined" (queue pairs offered from the next negotiation on), "mtu", "mac" or "link".
-            value: a number, a number, an address, "up" or "down"; numbers may be text.
+            name: "combined" (queue pairs offered from the next negotiation on), "mtu", "mac", "link"
+                or "poll-us".
+            value: a number, a number, an address, "up" or "down", a number; numbers may be text.
 
         Raises:
             MpnetError: an unknown name, or a value that cannot be used.
@@ -297,11 +299,12 @@ class Device:
             "mtu": self._set_mtu,
             "mac": self._set_mac,
             "link": self._set_link,
+            "poll-us": self._set_polling,
         }
         if name not in changes:
             raise ConfigError(f"there is no setting {name!r}, expected one of {', '.join(changes)}")
         async with self._lock:
-            changes[name](value)
+            await changes[name](value)
             self._config_changed()
         self.log.info("device changed", setting=name, value=value)
 
@@ -328,22 +331,22 @@ class Device:
         """Put an event about the whole device into control's trace."""
         self.segment.traces[-1].record(kind, NO_SUBJECT, *values)
 
-    def _set_combined(self, value: Any) -> None:
+    async def _set_combined(self, value: Any) -> None:
         self._offered_pairs = _number("combined", value, 1, self.config.queue_pairs)
         if self.peer is None:
             self.renew_offer()
             self.backend.disconnected()
 
-    def _set_mtu(self, value: Any) -> None:
+    async def _set_mtu(self, value: Any) -> None:
         mtu = _number("mtu", value, MIN_MTU, MAX_MTU)
         self.tap.set_mtu(mtu)
         self._mtu = mtu
 
-    def _set_mac(self, value: Any) -> None:
+    async def _set_mac(self, value: Any) -> None:
         self._mac = parse_mac(str(value))
         self.settings = replace(self.settings, mac=self._mac)
 
-    def _set_link(self, value: Any) -> None:
+    async def _set_link(self, value: Any) -> None:
         if value not in {"up", "down"}:
             raise ConfigError(f"link is {value!r}, expected up or down")
         up = value == "up"
@@ -352,6 +355,9 @@ class Device:
         # While the link was down, others may have learnt another place for the guest (VIRTIO 5.1.6.5.4).
         self.settings = replace(self.settings, announce=up and not self.link_up and announces)
         self.link_up = up
+
+    async def _set_polling(self, value: Any) -> None:
+        await self.supervisor.set_polling(_number("poll-us", value, 0, MAX_POLL_US))
 
     def _config_changed(self) -> None:
         """Have the driver read the configuration space again, where the front-end passes that on."""

@@ -128,6 +128,12 @@ class Supervisor:
                     await self._tell_all(self.desired.memory_errand())
                 raise
 
+    async def set_polling(self, microseconds: int) -> None:
+        """Let every worker go on looking for work for so long before it sleeps."""
+        async with self._lock:
+            self.desired.poll_us = microseconds
+            await self._tell_all(self.desired.polling_errand())
+
     async def set_ring(self, setting: RingSetting) -> None:
         """Start a ring, or change a started one.
 

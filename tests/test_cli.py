@@ -63,6 +63,7 @@ def _report(**changes):
         "mac": "52:54:00:12:34:56",
         "mtu": 1500,
         "link": "up",
+        "poll_us": 0,
         "queue_pairs": 2,
         "offered_pairs": 2,
         "enabled_pairs": 1,

@@ -46,6 +46,7 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
         gro=draw(st.booleans()),
         gso=draw(st.booleans()),
+        poll_us=draw(st.integers(0, 10_000)),
         client=draw(st.booleans()),
     )
 

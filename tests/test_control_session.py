@@ -261,7 +261,8 @@ def test_settings_change_what_the_driver_reads_and_tell_it_so(
         ("mtu", 67, "mtu is 67"),
         ("mac", "01:00:00:00:00:00", "group address"),
         ("link", "sideways", "expected up or down"),
-        ("speed", 1, "no setting 'speed', expected one of combined, mtu, mac, link"),
+        ("speed", 1, "no setting 'speed', expected one of combined, mtu, mac, link, poll-us"),
+        ("poll-us", 10_001, "poll-us is 10001, expected 0 to 10000"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused(

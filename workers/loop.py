@@ -11,6 +11,7 @@ from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
 from mpnet.workers.consume import consume
 from mpnet.workers.echo import echo
+from mpnet.workers.poll import ROUNDS_A_LOOK, pace
 from mpnet.workers.receive import receive
 from mpnet.workers.ring import refuse_kicks
 from mpnet.workers.state import (
@@ -37,14 +38,21 @@ def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
     stats = ctx.stats[0]
+    rounds = 0
     began = beat(ctx)
     while True:
-        moved = stats.burst_packets
+        before = stats.burst_packets
         busy = _serve_queues(ctx)
         ended = beat(ctx)
-        if stats.burst_packets != moved:
+        moved = stats.burst_packets - before
+        if moved:
             count_round(ctx, ended - began)
-        attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
+        if pace(ctx, moved, ended):
+            rounds += 1
+            attention = rounds % ROUNDS_A_LOOK == 0 and _wait(ctx, 0)
+            busy = True
+        else:
+            attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
         if attention or worker.broken:
             return
         # What it slept is no part of a round; looking for events in between is.
@@ -64,7 +72,8 @@ def _serve_queues(ctx: Context) -> bool:
             busy |= tx_ring.started and tx_ring.ready
             continue
         if tx_ring.started and tx_ring.ready:
-            transmit(ctx, rx_index + 1)
+            if transmit(ctx, rx_index + 1) and ctx.worker[0].polling:
+                rx_ring.ready = 1  # the host may have answered already
             busy |= tx_ring.ready != 0
         if rx_ring.started and rx_ring.enabled and rx_ring.ready:
             receive(ctx, rx_index)

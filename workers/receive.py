@@ -78,7 +78,8 @@ def receive(ctx: Context, index: int) -> int:
     packets = 0
     octets = 0
     outcome = 0
-    while window.reads < BURST and frames < RX_FRAMES and window.end < BURST_SEGMENTS:
+    most = BURST if ring.more else ring.batch
+    while (window.reads < most or shared.spilled) and frames < RX_FRAMES and window.end < BURST_SEGMENTS:
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
             packets += 1
@@ -86,6 +87,13 @@ def receive(ctx: Context, index: int) -> int:
         elif outcome != _DROPPED:
             break
         frames += 1
+    # To find that there are no more takes a system call, for which the driver need not wait: as many as there
+    # were last time are shown at once.
+    if not ring.more:
+        ring.batch = max(window.reads, 1)
+    elif window.reads:
+        ring.batch = min(ring.batch + window.reads, BURST)
+    ring.more = int(window.reads == most)
     shared.packets += packets
     shared.bytes += octets
     shared.available_entries = available_entries(ctx, index)
@@ -102,13 +110,18 @@ def receive(ctx: Context, index: int) -> int:
 
 @compiled
 def _settle(ctx: Context, index: int, outcome: int) -> None:
-    """Decide by the outcome that ended a burst whether the ring may have more work."""
+    """Decide by the outcome that ended a burst whether the ring may have more work.
+
+    A worker that polls comes back to the TAP anyway, and need not find out now.
+    """
     ring = ctx.rings[index]
+    window = ctx.window[0]
+    back_anyway = ctx.worker[0].polling and window.reads < BURST and ctx.shared[index].spilled == 0
     if outcome == _FAULT:
-        break_ring(ctx, index, ctx.window[0].fault)
+        break_ring(ctx, index, window.fault)
     elif outcome == _BLOCKED:
         ring.ready = int(want_kicks(ctx, index))
-    elif outcome == _DRAINED:
+    elif outcome == _DRAINED or back_anyway:
         ring.ready = 0
 
 

@@ -69,6 +69,12 @@ WORKER = np.dtype(
         ("joined_used", "i8"),  # of these, in this burst
         ("events", "i8"),
         ("timespec", "i8"),
+        ("poll_ns", "i8"),  # budget of a poll, 0 for none
+        ("window_ns", "i8"),  # how long a poll goes on now
+        ("polling", "i8"),
+        ("worked_ns", "i8"),  # end of the last round that moved something, CLOCK_MONOTONIC
+        ("looked_ns", "i8"),  # end of the last round, likewise
+        ("idle_rounds", "i8"),  # rounds of this poll since then
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too
@@ -109,6 +115,8 @@ RING = np.dtype(
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
         ("staged", "i8"),  # rx: frames are read into the spill first
         ("whole", "i8"),  # rx: bit N for GSO type N that the driver takes as it is, and GSO_ECN
+        ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
+        ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
     ]
 )

@@ -17,6 +17,7 @@ from mpnet.rpc.worker import (
     Failed,
     RingBroken,
     SetMemory,
+    SetPolling,
     SetRing,
     Shutdown,
     StopRing,
@@ -110,6 +111,7 @@ class Worker:
             DetachPair: self._detach_pair,
             SetRing: self._set_ring,
             StopRing: self._stop_ring,
+            SetPolling: self._set_polling,
             CompleteCommand: self._complete_command,
             TraceBursts: self._trace_bursts,
             Shutdown: self._shutdown,
@@ -158,6 +160,12 @@ class Worker:
         place = self._rings.stop_ring(message.index)
         self._trace(Kind.RING_STOPPED, message.index, place)
         return place
+
+    def _set_polling(self, message: SetPolling, _fds: Sequence[int]) -> int:
+        own = self.ctx.worker[0]
+        own.poll_ns = 1000 * message.microseconds
+        own.window_ns = 0
+        return 0
 
     def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
         self._control_queue.complete(message.ack)

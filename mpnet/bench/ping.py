@@ -19,7 +19,16 @@ from mpnet.bench.pool import Pool, make_pool, refill
 from mpnet.bench.system import Device, Turn
 from mpnet.errors import MpnetError
 from mpnet.guest.checksum import ones_complement_sum
-from mpnet.guest.virtqueue import BROKEN, Virtqueue, add_one, notify, request_call, suppress_calls, take
+from mpnet.guest.virtqueue import (
+    BROKEN,
+    Virtqueue,
+    add_one,
+    is_returned,
+    notify,
+    request_call,
+    suppress_calls,
+    take,
+)
 from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns, epoll_wait, read
 
@@ -130,20 +139,20 @@ def ping(pinger: _Pinger, times: NDArray[np.int64], nanoseconds: int) -> int:
         now = clock_ns(_CLOCK_MONOTONIC, work.scratch_at)
         times[count] = now - started
         count += 1
+        if refill(pinger.rx, pinger.pool) == BROKEN:
+            return -1
     return count
 
 
 @compiled
 def _await(pinger: _Pinger, started: int) -> bool:
-    """Take the answer; False where none came within a second, or the queue broke."""
+    """Wait until the answer is there; False where none came within a second."""
     work = pinger.state[0]
-    rx, pool = pinger.rx, pinger.pool
-    got = refill(rx, pool)
-    while got == 0:
-        if work.call_fd >= 0 and not request_call(rx):
+    rx = pinger.rx
+    while not request_call(rx) if work.call_fd >= 0 else not is_returned(rx):
+        if work.call_fd >= 0:
             epoll_wait(work.epoll_fd, work.scratch_at + 16, 1, _SLEEP_MS)
             read(work.call_fd, work.scratch_at, 8)
         if clock_ns(_CLOCK_MONOTONIC, work.scratch_at) - started > _PATIENCE_NS:
             return False
-        got = refill(rx, pool)
-    return got != BROKEN
+    return True

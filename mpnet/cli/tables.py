@@ -80,6 +80,7 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "mac", report.mac
     yield "mtu", str(report.mtu)
     yield "link", report.link
+    yield "polling", f"for up to {report.poll_us} µs before sleeping" if report.poll_us else "off"
     yield (
         "queue pairs",
         f"{report.enabled_pairs} in use, {report.offered_pairs} offered, {report.queue_pairs} in all",

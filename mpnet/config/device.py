@@ -14,6 +14,8 @@ MIN_MTU = 68
 """The least VIRTIO 5.1.4 allows, IPv4's own minimum."""
 MAX_MTU = 65521
 """The most a Linux TAP takes: 65535 bytes less the Ethernet header."""
+MAX_POLL_US = 10_000
+"""A worker that polls for longer saves nobody anything: it could as well never sleep."""
 MAX_SOCKET_BYTES = 107
 """sun_path of a Unix socket's address, less its closing zero."""
 MAX_TAP_BYTES = 15
@@ -45,6 +47,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         create: create the TAP when it is missing.
         gro: make one frame of several of a flow on their way to the TAP.
         gso: take from the TAP all offloads it has and segment what the guest does not take.
+        poll_us: microseconds that a worker may go on looking for work before it sleeps, adapted to whether that
+            pays; 0 for none.
         client: connect to the front-end's socket instead of listening on it.
 
     Raises:
@@ -63,6 +67,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     create: bool = False
     gro: bool = True
     gso: bool = True
+    poll_us: int = 0
     client: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +77,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
         _check_workers(self.workers, self.queue_pairs)
         _check_cpus(self.cpus)
+        _check_range("poll_us", self.poll_us, 0, MAX_POLL_US)
         if self.mac:
             _check_mac(self.mac)
         if self.mtu:

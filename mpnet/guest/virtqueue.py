@@ -242,6 +242,15 @@ def take(queue: Virtqueue) -> tuple[int, int]:
 
 
 @compiled
+def is_returned(queue: Virtqueue) -> bool:
+    """Whether the device has returned something that was not taken back yet; nothing is asked of it."""
+    state = queue.state[0]
+    if state.packed:
+        return packed_queue.is_returned(queue)
+    return bool(ring.used_index(state.used) != state.used_index)
+
+
+@compiled
 def _release(queue: Virtqueue, head: int) -> None:
     state = queue.state[0]
     last = head

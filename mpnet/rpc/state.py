@@ -111,6 +111,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
         mac: the guest's address.
         mtu: the guest's MTU.
         link: "up" or "down".
+        poll_us: how long a worker may poll before it sleeps.
         queue_pairs: how many it has.
         offered_pairs: how many a guest may use.
         enabled_pairs: how many the guest uses.
@@ -128,6 +129,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
     mac: str
     mtu: int
     link: str
+    poll_us: int
     queue_pairs: int
     offered_pairs: int
     enabled_pairs: int

@@ -67,6 +67,12 @@ class StopRing(msgspec.Struct, tag=True):
     index: int
 
 
+class SetPolling(msgspec.Struct, tag=True):
+    """Go on looking for work for up to so long before sleeping; 0 sleeps at once."""
+
+    microseconds: int
+
+
 class CompleteCommand(msgspec.Struct, tag=True):
     """The answer to a ``ControlCommand``: its ack byte (VIRTIO 5.1.6.5)."""
 
@@ -109,5 +115,15 @@ class ControlCommand(msgspec.Struct, tag=True):
     data: bytes
 
 
-Request = SetMemory | AttachPair | DetachPair | SetRing | StopRing | CompleteCommand | TraceBursts | Shutdown
+Request = (
+    SetMemory
+    | AttachPair
+    | DetachPair
+    | SetRing
+    | StopRing
+    | SetPolling
+    | CompleteCommand
+    | TraceBursts
+    | Shutdown
+)
 Report = Done | Failed | RingBroken | ControlCommand

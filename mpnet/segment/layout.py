@@ -148,6 +148,9 @@ _WORKER_FIELDS = [
     ("heartbeat_ns", "i8"),  # CLOCK_MONOTONIC
     ("first_packet_ns", "i8"),  # CLOCK_MONOTONIC
     ("wakeups", "i8"),
+    ("poll_hits", "i8"),  # times that work came while the worker polled for it
+    ("poll_misses", "i8"),  # times that it gave up
+    ("poll_ns", "i8"),  # time polled without work
     ("bursts", "i8", (len(BURST_BUCKETS) + 1,)),
     ("burst_packets", "i8"),
     ("rounds", "i8", (len(ROUND_BUCKETS_NS) + 1,)),

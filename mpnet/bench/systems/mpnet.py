@@ -27,6 +27,8 @@ _MPNET = "from mpnet.cli.main import main; main()"
 _START_SECONDS = 120.0
 """Compiling takes some 20 s, longer on a busy machine."""
 _LOOK_SECONDS = 0.02
+_POLL_US = 200
+"""In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
 _MEMORY_BYTES = 128 << 20
 """As QEMU's machine has."""
 
@@ -51,7 +53,7 @@ class Mpnet(Driven):
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
         """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
-        words = f"gro=on,cpus={_cpus(bed, case.queue_pairs)}"
+        words = f"cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
         with served(bed, Service(words=words, setup=_setup(case))) as device:
             yield device
 
