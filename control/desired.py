@@ -74,6 +74,7 @@ class Desired:
         rings: started rings by number.
         poll_us: how long a worker may go on looking for work before it sleeps.
         trace_bursts: workers trace every burst.
+        capture: what has workers copy frames, while somebody captures them.
     """
 
     tap_fds: Sequence[int | None]
@@ -82,6 +83,7 @@ class Desired:
     rings: dict[int, RingSetting] = field(default_factory=dict)
     poll_us: int = 0
     trace_bursts: bool = False
+    capture: Errand | None = None
 
     @property
     def control_ring(self) -> int:
@@ -124,5 +126,7 @@ class Desired:
             yield self.polling_errand()
         if self.trace_bursts:
             yield TraceBursts(on=True), []
+        if self.capture:
+            yield self.capture
         for pair in pairs:
             yield from self.pair_errands(pair)

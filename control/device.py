@@ -9,6 +9,7 @@ from typing import Any
 from mpnet.config.device import MAX_MTU, MAX_POLL_US, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
 from mpnet.control.desired import Desired
+from mpnet.control.engine import choose_engine
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.offer import offered_features
@@ -76,6 +77,7 @@ class Device:
         """
         config = self.config
         _check_cpus(config.cpus)
+        engine = choose_engine(config.engine if config.tap else "rw", self.log)
         await asyncio.to_thread(leftovers.clear, config.id, self.log)
         self.tap = await asyncio.to_thread(open_port, config)
         try:
@@ -83,6 +85,7 @@ class Device:
         except MpnetError:
             self.tap.close()
             raise
+        self.segment.header.engine = engine
         self._prepare()
         try:
             await self.supervisor.start(config.worker_count)

@@ -12,6 +12,7 @@ import psutil
 
 from mpnet.control.log import Log
 from mpnet.errors import MpnetError
+from mpnet.segment import capture
 from mpnet.segment import segment as segments
 from mpnet.segment.segment import PREFIX, Segment
 
@@ -39,6 +40,7 @@ def clear(device: str, log: Log) -> None:
     orphans = [psutil.Process(pid) for pid, start in records if _is_worker(pid, start, device)]
     _end(orphans, device)
     segment.unlink()
+    capture.unlink(device)
     log.warning("leftovers of a crashed run removed", control=control, workers=[orphan.pid for orphan in orphans])
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from mpnet.control.device import Device
 from mpnet.control.management import Handler, when_client_leaves
-from mpnet.rpc.management import TraceParams
+from mpnet.control.recording import Recording
+from mpnet.rpc.management import CaptureParams, TraceParams
 
 
 def observation_handlers(find: Callable[[str], Device]) -> dict[str, Handler]:
-    """Give what answers the methods that begin with ``trace``.
+    """Give what answers the methods that begin with ``trace`` and ``capture``.
 
     Args:
         find: gives a device by its name, or raises ``MpnetError``.
@@ -20,4 +21,10 @@ def observation_handlers(find: Callable[[str], Device]) -> dict[str, Handler]:
         when_client_leaves(device.watch_bursts, -1)
         await device.watch_bursts(1)
 
-    return {"trace.bursts": trace_bursts}
+    async def start_capture(params: CaptureParams) -> Any:
+        recording = Recording(find(params.device))
+        queues = await recording.start(params)
+        when_client_leaves(recording.stop)
+        return {"queues": queues}
+
+    return {"trace.bursts": trace_bursts, "capture.start": start_capture}

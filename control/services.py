@@ -23,7 +23,7 @@ from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams,
 NO_SOCKET = "none"
 """As ``ControlConfig.socket``: be without a management socket."""
 
-_SAMPLE_SECONDS = 2.0
+_SAMPLE_SECONDS = 5.0
 """How much of a killed worker's processor time the metrics may miss."""
 
 
@@ -57,7 +57,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
 async def _sample(control: Control, metrics: Metrics) -> None:
     while True:
         for device in control.devices.values():
-            metrics.usages.sample(device.segment)
+            metrics.usages.keep_up(device.segment)
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 

@@ -27,6 +27,7 @@ from mpnet.rpc.worker import (
     DetachPair,
     Request,
     RingBroken,
+    SetCapture,
     SetRing,
     StopRing,
     TraceBursts,
@@ -36,7 +37,7 @@ from mpnet.segment.segment import Segment
 from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import MemoryRegion
 
-WATCH_SECONDS = 0.5
+WATCH_SECONDS = 1.0
 
 
 def spread(queue_pairs: int, workers: int) -> list[int]:
@@ -177,6 +178,12 @@ class Supervisor:
         async with self._lock:
             self.desired.trace_bursts = on
             await self._tell_all((TraceBursts(on=on), []))
+
+    async def capture(self, errand: Errand | None) -> None:
+        """Have the workers copy frames as ``errand`` says; None: no more."""
+        self.desired.capture = errand  # at once: it also says that somebody captures
+        async with self._lock:
+            await self._tell_all(errand or (SetCapture(), []))
 
     async def complete_command(self, ack: int) -> None:
         """Answer the command that the control queue waits with."""
@@ -348,8 +355,10 @@ class Supervisor:
             await self._sleep(WATCH_SECONDS)
             if time.monotonic() - before > 2 * WATCH_SECONDS:
                 continue  # this process was held up, so perhaps they were: look again
+            # All at once: a look at a single record costs as much as all of them do.
+            heartbeats = self._around.segment.workers.heartbeat_ns.tolist()
             for slot, worker in list(self.workers.items()):
-                silence = worker.silence(int(self._around.segment.workers[slot].heartbeat_ns))
+                silence = worker.silence(heartbeats[slot])
                 if silence > worker.patience():
                     worker.give_up(f"no heartbeat for {silence:.1f} s")
 

@@ -49,19 +49,21 @@ class _Slot:
         current: what the present one had used when last seen.
         key: pid and start time of the present one, as in the segment.
         process: a handle on it that a re-used pid does not deceive.
+        activity: what it had done when last seen.
     """
 
     ended: Usage = field(default_factory=Usage)
     current: Usage = field(default_factory=Usage)
     key: tuple[int, int] = (0, 0)
     process: psutil.Process | None = None
+    activity: int = -1
 
 
 class Usages:
     """Adds up what the workers of each slot have used, over restarts.
 
     Linux forgets a process's times with the process, so a total lacks what a worker used between the last
-    ``sample`` and its end: it is to be called now and then, whether somebody asks or not.
+    look and its end: ``keep_up`` is to be called now and then, whether somebody asks or not.
     """
 
     def __init__(self) -> None:
@@ -81,6 +83,19 @@ class Usages:
                 self._sample_slot((segment.name, number), key)
                 for number, key in enumerate(zip(pids, starts, strict=True))
             ]
+
+    def keep_up(self, segment: Segment) -> None:
+        """Look at those of a device's workers that did something: one that slept has used next to nothing."""
+        with self._lock:
+            workers = segment.workers
+            columns = workers.pid, workers.start_ns, workers.wakeups + workers.burst_packets
+            for number, (pid, start, activity) in enumerate(
+                zip(*(each.tolist() for each in columns), strict=True)
+            ):
+                slot = self._slots.get((segment.name, number))
+                if slot is None or (slot.key, slot.activity) != ((pid, start), activity):
+                    self._sample_slot((segment.name, number), (pid, start))
+                    self._slots[segment.name, number].activity = activity
 
     def forget(self, device: str) -> None:
         """Drop the totals of a device that is no longer served."""

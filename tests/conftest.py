@@ -21,6 +21,8 @@ DEBIAN_PACKAGES = (
             "prometheus",
             "systemd-analyze",
             "tcpdump",
+            "tmux",
+            "tshark",
         )
     ),
     "dpdk-dev",

@@ -25,6 +25,11 @@ from mpnet.guest import debian
 
 MPNET = [sys.executable, "-c", "from mpnet.cli.main import main; main()"]
 WIRE = Wire("tap0", 2, b"\x02\0\0\0\0\x09", "198.18.1.1", "198.18.1.2")
+_DPDK = ("dpdk-dev", "librte-net-vhost23", "librte-net-tap23", "librte-net-virtio23")
+_RINGS_ALONE = {
+    "ring-64-tx-split": {"mpnet", "limit", "dpdk"},
+    "ring-1500-echo-packed-virtio-user": {"mpnet", "dpdk"},
+}
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -128,8 +133,9 @@ def test_every_case_has_a_system_that_serves_it() -> None:
 @pytest.fixture(scope="module")
 def document() -> dict:
     """One run, short, of plain and offloaded frames both ways and of round trips, on every system."""
-    debian.install(("qemu-system-x86", "dpdk-dev", "librte-net-vhost23", "librte-net-tap23"))
+    debian.install(("qemu-system-x86", *_DPDK))
     cases = ("tx-64-flows", "tx-tcp-stream", "tx-tso", "rx-64-flows", "rx-tso", "rtt-interrupt", "rtt-polling")
+    cases += ("ring-64-tx-split", "ring-1500-echo-packed-virtio-user")
     words = itertools.chain.from_iterable(("--case", case) for case in cases)
     done = subprocess.run(
         [*MPNET, "bench", "--json", "--duration", "0.1", *words],
@@ -159,6 +165,9 @@ def test_every_system_did_the_work_of_its_cases(document: dict) -> None:
     assert ("tx-tso", "qemu") in done
     assert ("tx-tso", "dpdk") not in done
     assert ("rtt-interrupt-p99.9", "limit") in done
+    for name, systems in _RINGS_ALONE.items():
+        for figure in (name, f"{name}-cost"):
+            assert {system for case, system in done if case == figure} == systems
 
 
 def test_samples_are_positive_and_of_every_round(document: dict) -> None:

@@ -73,7 +73,16 @@ def _report(**changes):
         "tap": TapReport(name="tap0", up=True),
         "rings": [_ring(index) for index in range(4)],
         "workers": [
-            WorkerReport(slot=0, state="running", pid=7, cpu=None, age=3700, pairs=[0, 1], restarts={"killed": 2})
+            WorkerReport(
+                slot=0,
+                state="running",
+                pid=7,
+                cpu=None,
+                age=3700,
+                pairs=[0, 1],
+                restarts={"killed": 2},
+                engine="rw",
+            )
         ],
         "start_to_first_packet_seconds": 1.25,
     }

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpnet.config.cpus import MAX_CPU, format_cpus, parse_cpus
-from mpnet.config.device import MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
+from mpnet.config.device import ENGINES, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
 from mpnet.config.device_string import format_device, parse_device
 from mpnet.config.place import PlacedError
 from mpnet.config.setting import keys
@@ -17,7 +17,7 @@ BASE = "id=net0,tap=tap0,socket=/run/mpnet/net0.sock"
 _ids = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", fullmatch=True)
 _taps = st.from_regex(r"[a-z0-9,=_-]{1,15}", fullmatch=True)
 _backends = st.one_of(
-    st.fixed_dictionaries({"tap": _taps, "create": st.booleans()}),
+    st.fixed_dictionaries({"tap": _taps, "create": st.booleans(), "engine": st.sampled_from(ENGINES)}),
     st.fixed_dictionaries({"backend": st.sampled_from(["null", "echo"])}),
 )
 _sockets = st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=100).map(
@@ -132,6 +132,7 @@ def test_a_doubled_comma_is_a_comma_in_a_value():
             f"/{'s' * 107}",
             "108 bytes long, but a Unix socket's path has 1 to 107",
         ),
+        (BASE + ",engine=fast", "fast", "expected one of auto, rw, uring"),
         ("id=net0,tap=tap0,socket=fd:x", "fd:x", "expected fd:N or a path"),
         (BASE + ",backend=bridge", "bridge", "backend is 'bridge', expected one of tap, null, echo"),
         (BASE + ",backend=null", "tap0", "tap is for a TAP, and backend=null has none"),

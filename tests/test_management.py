@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import mpnet
 from mpnet.config.control import ControlConfig
+from mpnet.config.device import DeviceConfig
 from mpnet.control import management, services
 from mpnet.control.management import ManagementServer
 from mpnet.control.peer import Peer
@@ -30,6 +31,7 @@ class FakeDevice:
         self.workers = 1
         self.segment = None
         self.watched = []
+        self.config = DeviceConfig(id=name, tap="tap0", socket="/nowhere")
 
     def describe(self):
         return {"id": self.name, "properties": self.properties, "workers": self.describe_workers()}
@@ -151,6 +153,9 @@ def test_every_method_answers(path):
             ("net1", 0),
         ]
         await served.call("trace.bursts", device="net0")
+        wanted = {"device": "net0", "queue": 7, "direction": "rx", "snaplen": 64, "lane_bytes": 1 << 20}
+        with pytest.raises(MpnetError, match="has no queue 7, expected 0 to 0"):
+            await served.call("capture.start", **wanted)
         return served.seen
 
     assert sorted(run(path, scenario)) == sorted(METHODS)

@@ -375,6 +375,25 @@ def test_what_counts_up_survives_a_restart_and_never_falls(monkeypatch, segment)
     assert usages.sample(segment)[0].user == 0.5
 
 
+def test_only_a_worker_that_did_something_is_looked_at(monkeypatch, segment):
+    process = FakeProcess(Usage(1.0, 2.0, 3, 4, 5000, 6000, alive=True))
+    monkeypatch.setattr(usage, "_find", {11: process}.get)
+    usages, worker = Usages(), segment.workers[0]
+    worker.pid, worker.start_ns = 11, 1
+    usages.keep_up(segment)
+    process.used = process.used._replace(user=7.0)
+    usages.keep_up(segment)
+    worker.pid = 0
+    assert usages.sample(segment)[0].user == 1.0
+    worker.pid, worker.start_ns = 11, 2
+    usages.keep_up(segment)
+    process.used = process.used._replace(user=9.0)
+    worker.burst_packets += 1
+    usages.keep_up(segment)
+    worker.pid = 0
+    assert usages.sample(segment)[0].user == 10.0
+
+
 def test_what_is_told_of_a_process_is_its_own(metrics, segment):
     sum(range(2_000_000))
     segment.workers[0].pid, segment.workers[0].start_ns = os.getpid(), 1

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("control", "workers")
+FOLDERS = ("control", "dashboards", "workers")
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -54,13 +54,15 @@ def modules(folder: Path) -> set[str]:
 
 
 def assert_complete(names: set[PurePosixPath], root: PurePosixPath) -> None:
-    """All modules, scripts and the mark of typed packages are among the names, below ``root``."""
+    """All modules, scripts, dashboards and the mark of typed packages are among the names, below ``root``."""
     wanted = {
         path.relative_to(ROOT)
         for path in (ROOT / "mpnet").rglob("*")
         if path.suffix in {".py", ".sh", ".toml", ".j2"}
     }
     wanted |= {Path("mpnet") / folder / name for folder in FOLDERS for name in modules(ROOT / folder)}
+    data = (path for kind in ("html", "json", "lib", "yml") for path in (ROOT / "dashboards").rglob(f"*.{kind}"))
+    wanted |= {Path("mpnet") / path.relative_to(ROOT) for path in data}
     assert {str(root / path) for path in wanted} | {str(root / "mpnet/py.typed")} <= set(map(str, names))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpnet.jit import uring
 from mpnet.jit.uring import NOTHING, Uring, complete, submit, write_fixed
 
 
@@ -51,14 +50,16 @@ def test_an_operation_that_fails_has_its_error(pipe):
         assert complete(ring.state) == NOTHING
 
 
-def test_a_kernel_without_the_best_flags_gives_a_plain_ring(pipe, monkeypatch):
-    monkeypatch.setattr(uring, "_BEST", 1 << 31)
-    data = np.frombuffer(b"xy", np.uint8).copy()
+def test_what_would_block_fails_and_waits_for_nothing(pipe):
+    data = np.zeros(1 << 20, np.uint8)
     with _ring(pipe[1], data) as ring:
-        write_fixed(ring.state, 0, data.ctypes.data, 2, 1)
-        assert submit(ring.state, 1, 1) == 1
+        write_fixed(ring.state, 0, data.ctypes.data, data.nbytes, 1)
+        write_fixed(ring.state, 0, data.ctypes.data, 1, 2)
+        assert submit(ring.state, 2, 2) == 2
         assert complete(ring.state) == 1
-        assert os.read(pipe[0], 10) == b"xy"
+        assert 0 < ring.state[0].result < data.nbytes
+        assert complete(ring.state) == 2
+        assert ring.state[0].result == -errno.EAGAIN
 
 
 def test_a_ring_that_cannot_be_registered_is_given_back(pipe):

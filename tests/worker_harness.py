@@ -15,6 +15,7 @@ from mpnet.guest.receiver import Receiver
 from mpnet.guest.sender import Sender
 from mpnet.rpc.channel import Channel
 from mpnet.rpc.worker import AttachPair, Done, Failed, Region, Report, Request, SetMemory, SetRing, Shutdown
+from mpnet.segment.layout import Engine
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, has, mask
 from mpnet.virtio.packed_ring import FIRST_CURSOR
@@ -48,6 +49,7 @@ class Harness:
         backing: Backing = "memfd",
         *,
         polled: bool = False,
+        engine: Engine = Engine.URING,
         backend: str = "tap",
     ) -> None:
         self._backend = backend
@@ -64,6 +66,7 @@ class Harness:
         for end in (self.tap, self._tap_queue):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.segment = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
+        self.segment.header.engine = engine
         self.reports: list[Any] = []
         self._start_worker()
 

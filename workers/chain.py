@@ -5,7 +5,7 @@ the rings themselves were checked when the ring started. The result is a run of 
 own memory: whatever the guest writes into its descriptors afterwards has no effect.
 """
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import copy, load_i64, store_i64
 from mpnet.segment.layout import Fault
 from mpnet.virtio.split_ring import (
@@ -42,19 +42,19 @@ _INDIRECT_NOT_NEGOTIATED = int(Fault.INDIRECT_NOT_NEGOTIATED)
 _TOO_MANY_SEGMENTS = int(Fault.TOO_MANY_SEGMENTS)
 
 
-@compiled
+@inlined
 def iovec_base(ctx: Context, slot: int) -> int:
     """Address of the buffer in a slot, which is below ``MAX_IOVECS``."""
     return load_i64(ctx.worker[0].iovecs + 16 * slot)
 
 
-@compiled
+@inlined
 def iovec_length(ctx: Context, slot: int) -> int:
     """Bytes of the buffer in a slot, which is below ``MAX_IOVECS``."""
     return load_i64(ctx.worker[0].iovecs + 16 * slot + 8)
 
 
-@compiled
+@inlined
 def set_iovec(ctx: Context, slot: int, base: int, length: int) -> None:
     """Fill a slot, which is below ``MAX_IOVECS``."""
     store_i64(ctx.worker[0].iovecs + 16 * slot, base)
@@ -97,7 +97,7 @@ def translate(ctx: Context, address: int, length: int, slot: int) -> int:
     return slot
 
 
-@compiled
+@inlined
 def gather(ctx: Context, target: int, slot: int, size: int) -> None:
     """Copy the first ``size`` bytes of the buffers from ``slot`` on to ``target``; they hold that many."""
     done = 0
@@ -172,6 +172,30 @@ def append_buffer(ctx: Context, address: int, length: int, flags: int, slot: int
     if slot < 0:
         worker.fault = _ADDRESS_RANGE
     return slot
+
+
+@inlined
+def translate_single(ctx: Context, address: int, length: int, flags: int, slot: int, direction: int) -> int:
+    """Translate a chain of one direct buffer in the region last used, as nearly all are.
+
+    Returns:
+        The next slot, or 0 where the chain is another, or wrong, and has to be walked.
+    """
+    worker = ctx.worker[0]
+    region = ctx.regions[worker.last_region]
+    if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != direction or length == 0:
+        return 0
+    # The first comparison keeps the difference in the second from wrapping: a region's address is not negative.
+    if address < region.guest_address or address - region.guest_address > region.length - length:
+        return 0
+    if slot >= MAX_IOVECS - 1:
+        return 0
+    set_iovec(ctx, slot, region.host_address + (address - region.guest_address), length)
+    worker.total = length
+    worker.readable = 0 if direction else length
+    worker.fault = 0
+    worker.descriptors = 1
+    return slot + 1
 
 
 @compiled
@@ -270,7 +294,7 @@ def indirect_fault(negotiated: int, nested: bool, flags: int, length: int) -> in
     return 0
 
 
-@compiled
+@inlined
 def chain_bytes(ctx: Context, begin: int, end: int) -> int:
     """Bytes of the buffers in slots ``begin`` to ``end``."""
     total = 0

@@ -8,6 +8,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import READABLE, WRITABLE, chain_bytes, gather, iovec_base, iovec_length, scatter
 from mpnet.workers.consume import consume
 from mpnet.workers.ring import (
@@ -56,6 +57,7 @@ def echo(ctx: Context, rx_index: int) -> int:
         return 0
     refuse_kicks(ctx, rx_index)
     refuse_kicks(ctx, index)
+    captured_rx, captured_tx = capturing(ctx, rx_index), capturing(ctx, index)
     frames = 0
     delivered = 0
     slot = 0
@@ -73,6 +75,10 @@ def echo(ctx: Context, rx_index: int) -> int:
         if outcome >= 0:
             count_drop(ctx, index, outcome)
         delivered += outcome == _DELIVERED
+        if captured_tx:
+            capture(ctx, index, 0, chain_bytes(ctx, 0, end))
+        if captured_rx and outcome == _DELIVERED:
+            capture(ctx, rx_index, end, chain_bytes(ctx, 0, end))
         give_back(ctx, index, buffer_id, span, 0)
         slot += ctx.window[0].end
         frames += 1

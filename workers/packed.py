@@ -6,8 +6,8 @@ that takes over writes it again, as long as the driver has not seen it. The driv
 first descriptor's flags are written, which is done last.
 """
 
-from mpnet.jit.compile import compiled
-from mpnet.jit.memory import load_u16, load_u32, store_u16, store_u32
+from mpnet.jit.compile import compiled, inlined
+from mpnet.jit.memory import load_u16, load_u32, store_i64
 from mpnet.segment.layout import LOG_ENTRIES, LOG_ENTRY_BYTES, Fault
 from mpnet.virtio.packed_ring import (
     advance,
@@ -28,7 +28,14 @@ from mpnet.virtio.split_ring import (
     descriptor_address,
     descriptor_length,
 )
-from mpnet.workers.chain import EITHER, append_buffer, begin_walk, indirect_fault, indirect_table
+from mpnet.workers.chain import (
+    EITHER,
+    append_buffer,
+    begin_walk,
+    indirect_fault,
+    indirect_table,
+    translate_single,
+)
 from mpnet.workers.state import Context
 
 _ADDRESS_RANGE = int(Fault.ADDRESS_RANGE)
@@ -41,6 +48,25 @@ def is_chain_available(ctx: Context, index: int, cursor: int) -> bool:
     """Whether the driver has made the chain at a cursor available (2.8.1)."""
     flags = descriptor_flags(descriptor_at(ctx.rings[index].descriptors, cursor))
     return is_available(flags, wraps(cursor))
+
+
+@inlined
+def take_packed(ctx: Context, index: int, slot: int, direction: int) -> int:
+    """What ``ring.take`` does in a packed ring."""
+    ring = ctx.rings[index]
+    worker = ctx.worker[0]
+    descriptor = descriptor_at(ring.descriptors, ring.cursor)
+    flags = descriptor_flags(descriptor)
+    if ring.logged >= LOG_ENTRIES or not is_available(flags, wraps(ring.cursor)):
+        return 0
+    worker.buffer_id = descriptor_id(descriptor)
+    worker.span = 1
+    length = descriptor_length(descriptor)
+    end = translate_single(ctx, descriptor_address(descriptor), length, flags, slot, direction)
+    if end == 0:
+        end = walk_packed(ctx, index, ring.cursor, slot, direction)
+    ring.cursor = advance(ring.cursor, worker.span, ring.entries)
+    return end
 
 
 @compiled
@@ -102,21 +128,13 @@ def _walk_table(
     return slot
 
 
-@compiled
+@inlined
 def note_used(ctx: Context, index: int, span: int, buffer_id: int, length: int) -> None:
-    """Note a chain as returned by this burst; there is room, or ``log_is_full`` was not asked."""
+    """Note a chain as returned by this burst; there is room, as ``take_packed`` takes no more than fit."""
     ring = ctx.rings[index]
     entry = ring.log + LOG_ENTRY_BYTES * ring.logged
-    store_u16(entry, buffer_id)
-    store_u16(entry + 2, span)
-    store_u32(entry + 4, length)
+    store_i64(entry, buffer_id | span << 16 | length << 32)
     ring.logged += 1
-
-
-@compiled
-def log_is_full(ctx: Context, index: int) -> bool:
-    """Whether this burst can return no further chain."""
-    return bool(ctx.rings[index].logged >= LOG_ENTRIES)
 
 
 @compiled

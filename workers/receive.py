@@ -17,6 +17,7 @@ from mpnet.jit.syscalls import readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import gather, iovec_base, iovec_length, scatter, set_iovec
 from mpnet.workers.ring import (
     available_entries,
@@ -72,6 +73,7 @@ def receive(ctx: Context, index: int) -> int:
         refuse_kicks(ctx, index)
     elif not ring.started:
         return 0
+    captured = capturing(ctx, index)
     open_window(ctx)
     ctx.superframe[0].known = 0
     frames = 0
@@ -80,20 +82,17 @@ def receive(ctx: Context, index: int) -> int:
     outcome = 0
     most = BURST if ring.more else ring.batch
     while (window.reads < most or shared.spilled) and frames < RX_FRAMES and window.end < BURST_SEGMENTS:
+        first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
             packets += 1
             octets += outcome
+            if captured:
+                capture(ctx, index, first, outcome + ring.header_bytes)
         elif outcome != _DROPPED:
             break
         frames += 1
-    # To find that there are no more takes a system call, for which the driver need not wait: as many as there
-    # were last time are shown at once.
-    if not ring.more:
-        ring.batch = max(window.reads, 1)
-    elif window.reads:
-        ring.batch = min(ring.batch + window.reads, BURST)
-    ring.more = int(window.reads == most)
+    _expect(ctx, index, most)
     shared.packets += packets
     shared.bytes += octets
     shared.available_entries = available_entries(ctx, index)
@@ -106,6 +105,22 @@ def receive(ctx: Context, index: int) -> int:
         ring.cursor = seen
         _settle(ctx, index, outcome)
     return packets
+
+
+@compiled
+def _expect(ctx: Context, index: int, most: int) -> None:
+    """Expect as many frames the next time as were read in the burst of ``most`` at most that ends.
+
+    To find that there are no more takes a system call, for which the driver need not wait: as many as there were
+    last time are shown at once.
+    """
+    ring = ctx.rings[index]
+    reads = ctx.window[0].reads
+    if not ring.more:
+        ring.batch = max(reads, 1)
+    elif reads:
+        ring.batch = min(ring.batch + reads, BURST)
+    ring.more = int(reads == most)
 
 
 @compiled

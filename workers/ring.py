@@ -4,7 +4,7 @@ A burst is ``open_burst``, any number of ``take`` and ``give_back`` in the same 
 shows the driver what was given back. What was taken and not given back by then is available again.
 """
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import fence
 from mpnet.jit.syscalls import write
 from mpnet.segment.layout import Fault, RingState
@@ -12,10 +12,14 @@ from mpnet.segment.trace import Kind
 from mpnet.virtio import packed_ring
 from mpnet.virtio.split_ring import (
     AVAIL_F_NO_INTERRUPT,
+    DESCRIPTOR_BYTES,
     USED_F_NO_NOTIFY,
     avail_entry,
     avail_flags,
     avail_index,
+    descriptor_address,
+    descriptor_flags,
+    descriptor_length,
     need_event,
     publish_used,
     set_avail_event,
@@ -23,13 +27,12 @@ from mpnet.virtio.split_ring import (
     set_used_flags,
     used_event,
 )
-from mpnet.workers.chain import walk
+from mpnet.workers.chain import translate_single, walk
 from mpnet.workers.packed import (
     is_chain_available,
-    log_is_full,
     make_place,
     note_used,
-    walk_packed,
+    take_packed,
     write_log,
 )
 from mpnet.workers.state import Context
@@ -61,7 +64,7 @@ def open_burst(ctx: Context, index: int) -> bool:
     return bool(pending > 0)
 
 
-@compiled
+@inlined
 def take(ctx: Context, index: int, slot: int, direction: int) -> int:
     """Take the next chain and translate it into iovecs from ``slot`` on (2.7.13, 2.8.21).
 
@@ -71,20 +74,24 @@ def take(ctx: Context, index: int, slot: int, direction: int) -> int:
     ring = ctx.rings[index]
     worker = ctx.worker[0]
     if ring.packed:
-        if log_is_full(ctx, index) or not is_chain_available(ctx, index, ring.cursor):
-            return 0
-        end = walk_packed(ctx, index, ring.cursor, slot, direction)
-        ring.cursor = packed_ring.advance(ring.cursor, worker.span, ring.entries)
-        return end
+        return take_packed(ctx, index, slot, direction)
     if ring.cursor == ring.limit:
         return 0
-    worker.buffer_id = avail_entry(ring.avail, ring.cursor, ring.entries)
+    head = avail_entry(ring.avail, ring.cursor, ring.entries)
+    worker.buffer_id = head
     worker.span = 1
     ring.cursor = (ring.cursor + 1) & 0xFFFF
-    return walk(ctx, index, worker.buffer_id, slot, direction)
+    if head < ring.entries:
+        descriptor = ring.descriptors + DESCRIPTOR_BYTES * head
+        flags, length = descriptor_flags(descriptor), descriptor_length(descriptor)
+        end = translate_single(ctx, descriptor_address(descriptor), length, flags, slot, direction)
+        if end > 0:
+            return end
+    # Everything is read anew and checked there.
+    return walk(ctx, index, head, slot, direction)
 
 
-@compiled
+@inlined
 def give_back(ctx: Context, index: int, buffer_id: int, span: int, length: int) -> None:
     """Return a chain with ``length`` bytes written; the driver sees it when the burst is closed."""
     ring = ctx.rings[index]

@@ -16,6 +16,7 @@ from mpnet.workers.packed import replay
 from mpnet.workers.ring import break_ring, call
 from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Context
 from mpnet.workers.watch import Watch
+from mpnet.workers.writer import Writer
 
 _BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}
 
@@ -23,8 +24,9 @@ _BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}
 class Rings:
     """All rings of this worker's queue pairs, and the TAP queues behind them."""
 
-    def __init__(self, ctx: Context, segment: Segment, memory: GuestMemory, watch: Watch) -> None:
+    def __init__(self, ctx: Context, segment: Segment, memory: GuestMemory, watch: Watch, writer: Writer) -> None:
         self._ctx = ctx
+        self._writer = writer
         self._segment = segment
         self._memory = memory
         self._watch = watch
@@ -47,6 +49,7 @@ class Rings:
         """Serve a queue pair; the TAP queue's fd, -1 where there is none, is owned from here on."""
         if pair in self._taps:
             self.detach_pair(pair)
+        self._writer.set_queue(pair, tap_fd)
         self._taps[pair] = tap_fd
         for index in (2 * pair, 2 * pair + 1):
             self._ctx.rings[index].tap_fd = tap_fd
@@ -61,6 +64,7 @@ class Rings:
         tap_fd = self._taps.pop(pair, -1)
         if tap_fd >= 0:
             self._watch.forget(tap_fd)
+            self._writer.set_queue(pair, -1)
             os.close(tap_fd)
         self._list_pairs()
 
@@ -167,6 +171,7 @@ class Rings:
         # Without GUEST_CSUM every frame's checksum is finished, in private memory.
         ring.staged = int(spec.segment and not ring.offloads)
         ring.coalesce = COALESCE_ALL if spec.coalesce else 0
+        ring.accepted = 0
 
     def _place(self, spec: SetRing) -> None:
         """Where to go on: from shared memory, or, when control starts the ring, where the ring itself says.

@@ -1,12 +1,11 @@
-"""Frames and superframes on their way to the TAP queue: one writev(2) each."""
+"""Frames and superframes on their way to the TAP queue: one write each."""
 
 import errno
 from typing import Any
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u8, store_u16
-from mpnet.jit.syscalls import writev
-from mpnet.segment.layout import DropReason
+from mpnet.jit.uring import WRITE, WRITEV
 from mpnet.virtio.net_header import (
     CSUM_OFFSET,
     CSUM_START,
@@ -21,51 +20,46 @@ from mpnet.workers.chain import gather, iovec_base, iovec_length, set_iovec
 from mpnet.workers.checksum import pseudo_header_sum, store_be16, sum_bytes
 from mpnet.workers.flow import TCP_FIN, TCP_FLAGS, TCP_PSH, checksum_offset, transport_protocol
 from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP, PRIVATE_BYTES, Context
-from mpnet.workers.statistics import count_drop
+from mpnet.workers.write import finish_writes, put, put_now, settle
 
 MAX_WRITE_SEGMENTS = 1024
 """IOV_MAX: what writev(2) takes."""
 
-_BAD_HEADER = int(DropReason.BAD_HEADER)
-_TAP_ERROR = int(DropReason.TAP_ERROR)
-_TAP_DOWN = int(DropReason.TAP_DOWN)
-_BROKEN = int(DropReason.BROKEN)
-_EFAULT = -errno.EFAULT
-
 
 @compiled
 def send_frame(ctx: Context, index: int, number: int) -> None:
-    """Write frame ``number`` of this burst to the TAP and count it, or count the drop.
+    """Write frame ``number`` of this burst to the TAP.
 
-    Its headers, as far as they are known, come from the private copy; the rest is read by the kernel, once.
+    A frame in one buffer goes as it lies, which the kernel takes faster than a list of two. Of any other the
+    headers come from the private copy as far as they are known.
     """
     ring = ctx.rings[index]
     frame = ctx.frames[number]
     ctx.worker[0].written += 1
+    if frame.whole:
+        put(ctx, index, WRITE, frame.whole, ring.header_bytes + frame.octets, 2 * number)
+        return
     first, end = frame.first, frame.end
-    if end - first >= MAX_WRITE_SEGMENTS:
+    bounced = end - first >= MAX_WRITE_SEGMENTS
+    if bounced:
+        # The one buffer for such frames may be read by a write that is queued.
+        finish_writes(ctx, index)
         rest = frame.octets - frame.headers
         gather(ctx, ctx.worker[0].bounce, first, rest)
         set_iovec(ctx, first, ctx.worker[0].bounce, rest)
         end = first + 1
     # The slot before the first is free: transmit left one, or stripping did.
     set_iovec(ctx, first - 1, frame.private, ring.header_bytes + frame.headers)
-    result = writev(ring.tap_fd, ctx.worker[0].iovecs + 16 * (first - 1), end - first + 1)
-    if result < 0:
-        count_drop(ctx, index, _drop_reason(ctx, result))
-        return
-    shared = ctx.shared[index]
-    shared.packets += 1
-    shared.bytes += frame.octets
-    shared.gso_packets += load_u8(frame.private + GSO_TYPE) != 0
+    put(ctx, index, WRITEV, ctx.worker[0].iovecs + 16 * (first - 1), end - first + 1, 2 * number)
 
 
 @compiled
 def send_superframe(ctx: Context, index: int, number: int) -> None:
-    """Write the superframe that begins with frame ``number`` of this burst to the TAP; count all its frames.
+    """Write the superframe that begins with frame ``number`` of this burst to the TAP.
 
     A kernel that does not know its kind (UDP before Linux 6.2) refuses it. Then its frames are sent one by one,
-    and no more superframes of that kind are made.
+    and no more superframes of that kind are made. The first of a kind is therefore never queued: what follows
+    would overtake its frames.
     """
     ring = ctx.rings[index]
     frame = ctx.frames[number]
@@ -78,22 +72,18 @@ def send_superframe(ctx: Context, index: int, number: int) -> None:
     ctx.worker[0].joined_used += pieces
     store_i64(joined, header)
     store_i64(joined + 8, ring.header_bytes + frame.headers)
-    result = writev(ring.tap_fd, joined, pieces)
+    tag = 2 * number + 1
+    kind = COALESCE_UDP if frame.gso_type == GSO_UDP_L4 else COALESCE_TCP
+    if ring.accepted & kind:
+        put(ctx, index, WRITEV, joined, pieces, tag)
+        return
+    result = put_now(ctx, index, joined, pieces)
     if result == -errno.EINVAL:
-        ring.coalesce &= ~(COALESCE_UDP if frame.gso_type == GSO_UDP_L4 else COALESCE_TCP)
+        ring.coalesce &= ~kind
         _send_apart(ctx, index, number)
         return
-    if result < 0:
-        reason = _drop_reason(ctx, result)
-        for _ in range(frame.count):
-            count_drop(ctx, index, reason)
-        return
-    shared = ctx.shared[index]
-    shared.packets += frame.count
-    shared.bytes += frame.count * frame.headers + frame.total
-    shared.coalesced += frame.count
-    shared.coalesced_frames += 1
-    shared.coalesced_saved_bytes += (frame.count - 1) * frame.headers
+    ring.accepted |= kind if result >= 0 else 0
+    settle(ctx, index, tag, result)
 
 
 @compiled
@@ -156,16 +146,3 @@ def _set_network_length(frame: Any, packet: int, length: int) -> None:
     store_be16(packet + 2, length)
     store_be16(packet + 10, 0)
     store_be16(packet + 10, sum_bytes(packet, frame.transport - frame.network) ^ 0xFFFF)
-
-
-@compiled
-def _drop_reason(ctx: Context, result: int) -> int:
-    """Why the TAP refused a frame (tun(4)): EINVAL is its judgement of the header, EIO that it is down."""
-    if result == -errno.EINVAL:
-        return _BAD_HEADER
-    if result in (-errno.EIO, -errno.EBADFD):
-        return _TAP_DOWN
-    if result == _EFAULT:
-        ctx.worker[0].memory_lost += 1
-        return _BROKEN
-    return _TAP_ERROR

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpnet.jit import uring
 from mpnet.segment import layout
 from mpnet.virtio import split_ring
 
@@ -36,8 +37,8 @@ TEMPLATE_BYTES = 512
 """The most that the headers of a superframe that is segmented take, IPv4 options and IPv6 extensions included."""
 ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
-HEARTBEAT_MS = 500
-"""The longest sleep: how often an idle worker shows that it lives."""
+HEARTBEAT_MS = 2000
+"""The longest sleep: how often an idle worker shows that it lives. Control takes 5 s of silence for a hang."""
 
 # On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
 EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
@@ -78,6 +79,9 @@ WORKER = np.dtype(
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too
+        ("capture_bytes", "i8"),  # of a lane's data
+        ("capture_snaplen", "i8"),
+        ("capture_ns", "i8"),  # CLOCK_REALTIME of the burst under way, where it is captured
     ]
 )
 RING = np.dtype(
@@ -115,15 +119,18 @@ RING = np.dtype(
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
         ("staged", "i8"),  # rx: frames are read into the spill first
         ("whole", "i8"),  # rx: bit N for GSO type N that the driver takes as it is, and GSO_ECN
+        ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
         ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
+        ("accepted", "i8"),  # of these, the kinds of superframes that the kernel has been seen to take
     ]
 )
 FRAME = np.dtype(
     [
         ("private", "i8"),  # address of PRIVATE_BYTES: copy of its headers; as many follow for a superframe's
         ("start", "i8"),  # address of the private copy of the frame itself
+        ("whole", "i8"),  # address of header and frame in guest memory where they are one buffer, else 0
         ("first", "i8"),  # the frame's buffers but for what is taken from the private copy: the first slot
         ("end", "i8"),
         ("octets", "i8"),  # of the frame, without virtio-net header
@@ -206,6 +213,7 @@ class Context(NamedTuple):
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
+        uring: one ``uring.RING`` record, whose ``fd`` is -1 where writes are not batched.
     """
 
     worker: Any
@@ -219,6 +227,7 @@ class Context(NamedTuple):
     pairs: Any
     frames: Any
     flows: Any
+    uring: Any
 
 
 class Scratch:
@@ -279,4 +288,5 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),
+        uring=uring.make_state(),
     )

@@ -4,12 +4,12 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns
 from mpnet.segment.layout import BURST_BUCKETS, ROUND_BUCKETS_NS
 from mpnet.segment.trace import NO_SUBJECT, Kind
-from mpnet.workers.state import Context
+from mpnet.workers.state import HEARTBEAT_MS, Context
 from mpnet.workers.trace import trace
 
 CLOCK_MONOTONIC = 1
-STALL_NS = 1_000_000_000
-"""Twice what lies between an idle worker's heartbeats: beyond it something held the worker up."""
+STALL_NS = 1_000_000 * HEARTBEAT_MS + 1_000_000_000
+"""A second more than lies between an idle worker's heartbeats: beyond it something held the worker up."""
 
 _BURST = int(Kind.BURST)
 _STALLED = int(Kind.STALLED)

@@ -4,7 +4,8 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
-from mpnet.workers.chain import READABLE, chain_bytes, gather, strip
+from mpnet.workers.capture import capture, capturing
+from mpnet.workers.chain import READABLE, chain_bytes, gather, iovec_base, strip
 from mpnet.workers.coalesce import begin_burst, flush, offer
 from mpnet.workers.ring import (
     break_ring,
@@ -19,6 +20,7 @@ from mpnet.workers.ring import (
 from mpnet.workers.send import send_frame
 from mpnet.workers.state import BURST, BURST_SEGMENTS, ETHERNET_HEADER_BYTES, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
+from mpnet.workers.write import finish_writes
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
 _TOO_LONG = int(DropReason.TOO_LONG)
@@ -42,6 +44,7 @@ def transmit(ctx: Context, index: int) -> int:
             ring.ready = int(want_kicks(ctx, index))
         return 0
     refuse_kicks(ctx, index)
+    captured = capturing(ctx, index)
     begin_burst(ctx)
     taken = 0
     slot = 0
@@ -52,12 +55,15 @@ def transmit(ctx: Context, index: int) -> int:
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
             break
+        if captured:
+            capture(ctx, index, slot + 1, chain_bytes(ctx, slot + 1, end))
         _send_chain(ctx, index, taken, slot + 1, end)
         slot = end
         give_back(ctx, index, worker.buffer_id, worker.span, 0)
         taken += 1
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
+    finish_writes(ctx, index)
     if taken:
         count_burst(ctx, index, taken)
         close_burst(ctx, index)
@@ -100,6 +106,7 @@ def _accept(ctx: Context, index: int, number: int, begin: int, end: int) -> int:
     if ring.header_bytes >= _HEADER_BYTES:
         # num_buffers is not the driver's to set (5.1.6.2.1), and is not there at all in the legacy header.
         store_u16(frame.private + _NUM_BUFFERS, 0)
+    frame.whole = iovec_base(ctx, begin) if end - begin == 1 else 0
     frame.start = frame.private + ring.header_bytes
     frame.octets = total - ring.header_bytes
     frame.headers = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpnet.jit.compile import JIT, prune_cache
 from mpnet.segment import layout
-from mpnet.workers import control_queue, loop, main, packed, ring, state, trace
+from mpnet.workers import control_queue, loop, main, packed, ring, state, trace, writer
 
 __all__ = ["main", "warm_up"]
 
@@ -33,6 +33,8 @@ def warm_up() -> None:
         (ring.break_ring, 2),
         (ring.call, 1),
         (packed.replay, 1),
+        (writer.probe_plain, 1),
+        (writer.probe_queued, 0),
         (trace.trace, 4),
         (control_queue.take_command, 2),
         (control_queue.complete_command, 2),

@@ -16,6 +16,7 @@ from mpnet.rpc.worker import (
     Done,
     Failed,
     RingBroken,
+    SetCapture,
     SetMemory,
     SetPolling,
     SetRing,
@@ -23,9 +24,10 @@ from mpnet.rpc.worker import (
     StopRing,
     TraceBursts,
 )
-from mpnet.segment.layout import RingState
+from mpnet.segment.layout import Engine, RingState
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
+from mpnet.workers.capture import Captured
 from mpnet.workers.control_queue import ControlQueue
 from mpnet.workers.loop import serve
 from mpnet.workers.memory import GuestMemory
@@ -33,6 +35,7 @@ from mpnet.workers.rings import Rings
 from mpnet.workers.state import Scratch, make_context
 from mpnet.workers.trace import trace
 from mpnet.workers.watch import Watch
+from mpnet.workers.writer import Writer
 
 
 class Worker:
@@ -52,7 +55,9 @@ class Worker:
         self.ctx.worker[0].trace_ring = segment.trace_address(slot)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)
-        self._rings = Rings(self.ctx, segment, self._memory, self.watch)
+        self._writer = Writer(self.ctx, Engine(int(segment.header.engine)))
+        self._rings = Rings(self.ctx, segment, self._memory, self.watch, self._writer)
+        self._captured = Captured(self.ctx)
         self._control_index = 2 * segment.queue_pairs
         self._control_queue = ControlQueue(self.ctx, self._control_index, self._scratch)
         self._reported: set[int] = set()
@@ -62,11 +67,15 @@ class Worker:
 
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
-        while not self.stopping:
-            serve(self.ctx)
-            self._take_messages()
-            self._take_command()
-            self._report_broken()
+        self._writer.open()
+        try:
+            while not self.stopping:
+                serve(self.ctx)
+                self._take_messages()
+                self._take_command()
+                self._report_broken()
+        finally:
+            self._writer.close()
 
     def close(self) -> None:
         """Let go of rings, TAP queues, guest memory and the channel."""
@@ -114,6 +123,7 @@ class Worker:
             SetPolling: self._set_polling,
             CompleteCommand: self._complete_command,
             TraceBursts: self._trace_bursts,
+            SetCapture: self._set_capture,
             Shutdown: self._shutdown,
         }
         try:
@@ -173,6 +183,15 @@ class Worker:
 
     def _trace_bursts(self, message: TraceBursts, _fds: Sequence[int]) -> int:
         self.ctx.worker[0].trace_bursts = int(message.on)
+        return 0
+
+    def _set_capture(self, message: SetCapture, fds: Sequence[int]) -> int:
+        self._captured.end()
+        for fd in fds:
+            try:
+                self._captured.set(message, fd)
+            finally:
+                os.close(fd)
         return 0
 
     def _trace(self, kind: Kind, subject: int, first: int = 0, second: int = 0) -> None:

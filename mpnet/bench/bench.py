@@ -30,7 +30,7 @@ class Choice:
     """What is to be run.
 
     Args:
-        cases: names; empty for all.
+        cases: names, of cases or groups; empty for all.
         peers: names; empty for all that are on this machine.
         rounds: measured, after one that is not.
         duration: seconds of each turn.
@@ -62,7 +62,7 @@ def run(choice: Choice, progress: Progress) -> Document:
     Raises:
         MpnetError: a system that was asked for is not here, or one did not work.
     """
-    cases = [case for case in CASES if not choice.cases or case.name in choice.cases]
+    cases = [case for case in CASES if not choice.cases or {case.name, case.group} & {*choice.cases}]
     systems, skipped = _systems(choice.peers)
     observer = Observer()
     results: list[Result] = []
@@ -129,7 +129,7 @@ def _measured(bed: Bed, case: Case, systems: Sequence[System], choice: Choice, w
         for number in range(choice.rounds + 1):
             for name, turn in turns.items():
                 watch.step(f"{case.name}: {name}, " + (f"round {number}" if number else "warm-up"))
-                with watch.observer.watch_thread() if case.kind in {"tx", "rx"} else nullcontext():
+                with watch.observer.watch_thread() if case.kind in {"tx", "rx", "ring"} else nullcontext():
                     figures = turn(choice.duration)
                 if number:
                     for figure, value in figures.items():

@@ -1,5 +1,6 @@
 """The cases: what work is done, and what of it is measured."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,8 +8,11 @@ from mpnet.bench.bed import GUEST_MAC, NOWHERE, QUEUE_LENGTH, Wire
 from mpnet.guest.stream import Stream
 from mpnet.virtio.features import Feature, mask
 
-Kind = Literal["tx", "rx", "rtt", "scale", "idle"]
-"""``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
+Kind = Literal["tx", "rx", "rtt", "scale", "idle", "ring", "virtio-user"]
+"""``ring``: no TAP, the embedded driver; ``virtio-user``: likewise, DPDK's driver.
+``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
+RINGS_ALONE = ("ring", "virtio-user")
+"""Kinds for which there is no TAP."""
 RING_SIZE = 256
 """Descriptors of each ring, of all systems: the most QEMU gives a tx queue on a TAP."""
 _BASE = mask(
@@ -58,6 +62,8 @@ class Case:
             while.
         queue_pairs: of the device, each with a worker of its own.
         polled: the driver polls, and wants no calls.
+        echo: of a ring: frames come back.
+        group: a name that several cases have in common.
         about: a line for people.
     """
 
@@ -74,6 +80,8 @@ class Case:
     backlog: int = 0
     queue_pairs: int = 1
     polled: bool = False
+    echo: bool = False
+    group: str = ""
 
     def stream(self, wire: Wire) -> Stream:
         """The frames: from the guest to nowhere for tx, from nowhere to the guest for rx."""
@@ -93,6 +101,31 @@ class Case:
 _PPS = (Figure(unit="pps"),)
 _GBPS = (Figure(unit="Gbps"),)
 _RTT = tuple(Figure(name=name, unit="us", lower=True) for name in ("p50", "p99", "p99.9"))
+
+_RING = (Figure(unit="pps"), Figure(name="cost", unit="ns/packet", lower=True))
+_WAYS = {"tx": "consumed by the device", "echo": "sent back by the device"}
+_DRIVERS: tuple[tuple[Kind, str, str], ...] = (
+    ("ring", "", "the embedded driver"),
+    ("virtio-user", "-virtio-user", "DPDK's driver"),
+)
+
+
+def _rings(size: int) -> Iterator[Case]:
+    """Frames of ``size`` bytes with each driver, both ways and in both formats of rings."""
+    for kind, suffix, driver in _DRIVERS:
+        for way, about in _WAYS.items():
+            for name, feature in (("split", 0), ("packed", mask(Feature.RING_PACKED))):
+                yield Case(
+                    name=f"ring-{size}-{way}-{name}{suffix}",
+                    group=f"ring-{size}",
+                    kind=kind,
+                    figures=_RING,
+                    features=_BASE | _CSUM | feature,
+                    frame_bytes=size,
+                    echo=way == "echo",
+                    about=f"{size} B frames of {driver}, {about} with no TAP, {name} rings",
+                )
+
 
 CASES = (
     Case(
@@ -183,6 +216,8 @@ CASES = (
         polled=True,
         about="ping of the host's kernel; the driver polls",
     ),
+    *_rings(64),
+    *_rings(1500),
     Case(
         name="scale",
         kind="scale",
@@ -209,3 +244,5 @@ CASES = (
     ),
 )
 """In the order they are run."""
+NAMES = (*(case.name for case in CASES), *dict.fromkeys(case.group for case in CASES if case.group))
+"""What people may ask for: cases and groups of them."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mpnet.bench.generator import Generator, begin, generate
 from mpnet.jit.compile import compiled
-from mpnet.jit.memory import load_acquire_i64, store_release_i64
+from mpnet.jit.memory import copy, load_acquire_i64, store_release_i64
 from mpnet.jit.syscalls import clock_ns, epoll_wait, read, write
 from mpnet.jit.uring import complete, submit, write_fixed
 
@@ -57,6 +57,21 @@ def make_state(fd: int, data: NDArray[np.uint8], size: int) -> Any:
     record.timespec_at = start + fields["timespec"][1]
     record.feed_timespec_at = start + fields["feed_timespec"][1]
     return state
+
+
+@compiled
+def copy_each(state: Any, entries: int, nanoseconds: int) -> None:
+    """Copy each of the first ``entries`` frames behind them, over and over."""
+    work = state[0]
+    started = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    now = started
+    while now - started < nanoseconds:
+        for number in range(entries):
+            source = work.data + number * work.size
+            copy(source + entries * work.size, source, work.size)
+        work.frames += entries
+        now = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    work.nanoseconds = now - started
 
 
 @compiled

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from mpnet.bench.bed import Bed, Wire
@@ -37,6 +38,23 @@ class System(Protocol):
         Raises:
             MpnetError: it did not start.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A virtio-net device with no TAP that waits for a driver.
+
+    Attributes:
+        path: its vhost-user socket.
+        family: gives the ids of its processes; the one that moves packets first.
+        wake: called before each turn.
+        sleep: called after each turn.
+    """
+
+    path: Path
+    family: Callable[[], list[int]]
+    wake: Callable[[], None] = field(default=lambda: None)
+    sleep: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mpnet import namespace
-from mpnet.bench.case import CASES
+from mpnet.bench.case import NAMES
 from mpnet.cli.options import json_output, print_json
 from mpnet.interrupt import Interrupted, interruptible
 
@@ -24,7 +24,7 @@ _PEERS = ("limit", "qemu", "dpdk")
     "--case",
     "cases",
     multiple=True,
-    type=click.Choice([case.name for case in CASES]),
+    type=click.Choice(NAMES),
     envvar="MPNET_CASE",
     help="Run only this; again for more.",
 )

@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
         "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
         "trace": ("mpnet.cli.trace:trace", "Show what devices and workers did last, or do now."),
+        "capture": ("mpnet.cli.capture:capture", "Write the packets of a device to a file or into Wireshark."),
         "guest": ("mpnet.cli.guest:guest", "Boot throw-away guests on devices."),
         "demo": ("mpnet.cli.demo:demo", "Show a device at work, with guest and host."),
         "experiment": ("mpnet.cli.experiment:experiment", "Run designed experiments and report on them."),

@@ -39,6 +39,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
         "state",
         "cpu",
         "queue pairs",
+        "engine",
         "up",
         "restarts",
         numbers=("worker", "pid", "cpu", "up"),
@@ -51,6 +52,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
             _coloured(report.state),
             "any" if report.cpu is None else str(report.cpu),
             " ".join(map(str, report.pairs)) or "none",
+            report.engine,
             "" if report.age is None else _duration(report.age),
             _reasons(report.restarts) or "0",
         )

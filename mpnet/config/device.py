@@ -20,6 +20,8 @@ MAX_SOCKET_BYTES = 107
 """sun_path of a Unix socket's address, less its closing zero."""
 MAX_TAP_BYTES = 15
 """IFNAMSIZ less its closing zero."""
+ENGINES = ("auto", "rw", "uring")
+"""``rw``: a system call for each frame; ``uring``: one for those of a burst, through io_uring."""
 TAP, NULL, ECHO = BACKENDS = ("tap", "null", "echo")
 """What may be behind a device: a TAP; nothing, which takes every frame; or what sends each frame back."""
 FD_PREFIX = "fd:"
@@ -47,6 +49,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         create: create the TAP when it is missing.
         gro: make one frame of several of a flow on their way to the TAP.
         gso: take from the TAP all offloads it has and segment what the guest does not take.
+        engine: how frames are written to the TAP, one of ``ENGINES``; ``auto`` is the faster one here.
         poll_us: microseconds that a worker may go on looking for work before it sleeps, adapted to whether that
             pays; 0 for none.
         client: connect to the front-end's socket instead of listening on it.
@@ -67,6 +70,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     create: bool = False
     gro: bool = True
     gso: bool = True
+    engine: str = "auto"
     poll_us: int = 0
     client: bool = False
 
@@ -77,6 +81,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
         _check_workers(self.workers, self.queue_pairs)
         _check_cpus(self.cpus)
+        _check_engine(self.engine)
         _check_range("poll_us", self.poll_us, 0, MAX_POLL_US)
         if self.mac:
             _check_mac(self.mac)
@@ -118,8 +123,8 @@ def _check_backend(config: DeviceConfig) -> None:
     if config.backend == TAP:
         _check_tap(config.tap)
         return
-    for field in ("tap", "create"):
-        if getattr(config, field):
+    for field, default in (("tap", ""), ("create", False), ("engine", "auto")):
+        if getattr(config, field) != default:
             raise FieldError(
                 field, f"{field} is for a TAP, and backend={config.backend} has none", f"remove {field}=…"
             )
@@ -171,6 +176,11 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     if len(set(cpus)) < len(cpus):
         twice = next(cpu for cpu in cpus if cpus.count(cpu) > 1)
         raise FieldError("cpus", f"cpus names processor {twice} twice, expected each once")
+
+
+def _check_engine(value: str) -> None:
+    if value not in ENGINES:
+        raise FieldError("engine", f"engine is {value!r}, expected one of {', '.join(ENGINES)}")
 
 
 def _check_mac(value: str) -> None:

@@ -34,6 +34,8 @@ PROGRAM_PACKAGES = {
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
     "tcpdump": "tcpdump",
+    "tmux": "tmux",
+    "tshark": "tshark",
 }
 """Which Debian package brings a program."""
 

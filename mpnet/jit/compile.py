@@ -58,10 +58,23 @@ def compiled(function: Function) -> Function:
     count references with two locked instructions for each array of a context at each call that is not inlined,
     which took more than half of a worker's time.
     """
+    return _jitted(function)
+
+
+def inlined(function: Function) -> Function:
+    """``compiled``, and made a part of whatever calls it.
+
+    A call that is not inlined passes a context as some seventy words on the stack: that takes as long as the work
+    itself, in a function that is called for every frame.
+    """
+    return _jitted(function, forceinline=True)
+
+
+def _jitted(function: Function, **options: bool) -> Function:
     if not JIT:
         return function
     njit: Any = numba.njit  # its dispatcher is called as the function is
-    jitted: Function = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
+    jitted: Function = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)
     return jitted
 
 

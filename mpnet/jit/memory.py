@@ -30,6 +30,7 @@ Copy = Callable[[int, int, int], None]
 Fence = Callable[[], None]
 
 _raw_memcpy: Any = cgutils.raw_memcpy
+_function: Any = cgutils.get_or_insert_function
 _CTYPES: dict[int, Any] = {
     8: ctypes.c_uint8,
     16: ctypes.c_uint16,
@@ -128,6 +129,26 @@ def _summand() -> Callable[[int, int], int]:
     return typed
 
 
+def _prefetcher() -> Callable[[int], None]:
+    if not JIT:
+        return lambda _address: None
+
+    @_intrinsic
+    def prefetch_line(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+            function = _function(builder.module, kind, "llvm.prefetch.p0")
+            to_read, keep, of_data = word(0), word(3), word(1)
+            builder.call(function, [_pointer(builder, args[0], 8), to_read, keep, of_data])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    typed: Callable[[int], None] = prefetch_line
+    return typed
+
+
 def _fencer() -> Fence:
     if not JIT:
 
@@ -168,5 +189,7 @@ copy = _copier()
 """``copy(target, source, size)``: copy ``size`` bytes between ranges that do not overlap."""
 summand = _summand()
 """``summand(address, index)``: the index-th 32-bit word, only to be summed: it may be loaded twice."""
+prefetch = _prefetcher()
+"""``prefetch(address)``: have the cache line there on its way; any address will do, it is not accessed."""
 fence = _fencer()
 """``fence()``: no load after it is done before a store that stands ahead of it."""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -75,6 +75,24 @@ class TraceParams(msgspec.Struct, forbid_unknown_fields=True):
     device: str
 
 
+class CaptureParams(msgspec.Struct, forbid_unknown_fields=True):
+    """Parameters of ``capture.start``: capture a device's frames until this connection is closed.
+
+    Attributes:
+        device: whose.
+        queue: one queue pair; None for all.
+        direction: "rx", "tx" or "both".
+        snaplen: bytes of a frame at most.
+        lane_bytes: of room for each queue pair.
+    """
+
+    device: str
+    queue: int | None
+    direction: Literal["rx", "tx", "both"]
+    snaplen: int
+    lane_bytes: int
+
+
 class ScaleParams(msgspec.Struct, forbid_unknown_fields=True):
     """Parameters of ``worker.scale``: serve a device's queue pairs with ``count`` processes."""
 
@@ -91,6 +109,7 @@ METHODS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
         "worker.list": NoParams,
         "worker.scale": ScaleParams,
         "trace.bursts": TraceParams,
+        "capture.start": CaptureParams,
     }
 )
 """Every method and the type of its parameters."""
@@ -148,6 +167,10 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._sock.close()
+
+    def fileno(self) -> int:
+        """The connection's file descriptor: it can be read when control has hung up."""
+        return self._sock.fileno()
 
     def call(self, method: str, **params: Any) -> Any:
         """Call a method and give its result, of msgpack's types.

@@ -49,6 +49,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
         age: seconds since it started.
         pairs: queue pairs it serves.
         restarts: how often it was replaced, by ``layout.RestartReason`` in lower case.
+        engine: how it writes to the TAP, a ``layout.Engine`` in lower case.
         device: the device's id, where workers of several are listed.
     """
 
@@ -59,6 +60,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     age: float | None
     pairs: list[int]
     restarts: dict[str, int]
+    engine: str
     device: str = ""
 
 

@@ -79,6 +79,17 @@ class CompleteCommand(msgspec.Struct, tag=True):
     ack: int
 
 
+class SetCapture(msgspec.Struct, tag=True):
+    """Copy the frames of ``rings`` to the capture whose fd comes along; without rings and fd copy none any more.
+
+    ``lane_bytes`` and ``snaplen`` are the capture's, as ``segment.capture`` has them.
+    """
+
+    rings: list[int] = []
+    lane_bytes: int = 0
+    snaplen: int = 0
+
+
 class TraceBursts(msgspec.Struct, tag=True):
     """Put every burst into the trace too, or no more."""
 
@@ -124,6 +135,7 @@ Request = (
     | SetPolling
     | CompleteCommand
     | TraceBursts
+    | SetCapture
     | Shutdown
 )
 Report = Done | Failed | RingBroken | ControlCommand

@@ -99,6 +99,14 @@ class RestartReason(enum.IntEnum):
     HUNG = 2
 
 
+class Engine(enum.IntEnum):
+    """How frames are written to the TAP: ``rw`` is a system call each, ``uring`` one for those of a burst."""
+
+    AUTO = 0
+    RW = 1
+    URING = 2
+
+
 BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
 ROUND_BUCKETS_NS = (2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
@@ -116,6 +124,7 @@ _HEADER_FIELDS = [
     ("enabled_pairs", "i8"),
     ("workers", "i8"),
     ("connections", "i8"),
+    ("engine", "i8"),  # an Engine: what workers shall use
     ("negotiation", "i8"),
     ("metrics_port", "i8"),  # of the control process's exporter; 0 without one
 ]
@@ -156,6 +165,7 @@ _WORKER_FIELDS = [
     ("rounds", "i8", (len(ROUND_BUCKETS_NS) + 1,)),
     ("round_ns", "i8"),  # all rounds together
     ("restarts", "i8", (len(RestartReason),)),
+    ("engine", "i8"),  # an Engine: what it uses; AUTO before it has chosen
 ]
 _EVENT_FIELDS = [
     ("sequence", "i8"),  # its number, counted from 1; 0 while it is written

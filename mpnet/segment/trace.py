@@ -46,6 +46,8 @@ class Kind(enum.IntEnum):
     WORKER_ENDED = 22
     WORKER_DISMISSED = 23
     PAIR_MOVED = 24
+    CAPTURE_STARTED = 25
+    CAPTURE_STOPPED = 26
 
 
 VALUES: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
@@ -70,6 +72,8 @@ VALUES: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
         Kind.WORKER_ENDED: ("pid", "reason"),
         Kind.WORKER_DISMISSED: ("pid",),
         Kind.PAIR_MOVED: ("worker", "previous"),
+        Kind.CAPTURE_STARTED: ("rings",),
+        Kind.CAPTURE_STOPPED: (),
     }
 )
 """Names of an event's values, at most three."""

@@ -163,8 +163,7 @@ def used_entry_length(used: int, index: int, size: int) -> int:
 def set_used_entry(used: int, index: int, size: int, head: int, length: int) -> None:
     """Return a chain with ``length`` bytes written (2.7.8.2): the device's side."""
     entry = used + 4 + 8 * (index & (size - 1))
-    store_u32(entry, head)
-    store_u32(entry + 4, length)
+    store_i64(entry, head | length << 32)  # one store, though it may lie across two lines
 
 
 @compiled

@@ -35,6 +35,7 @@ class Running:
     Attributes:
         socket: path of the vhost-user socket.
         process: of ``mpnet run``.
+        port: of its metrics.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class Running:
         self.socket = folder / "net0.sock"
         self.control = folder / "control.sock"
         self._log_path = folder / "log"
-        self._port = _free_port()
+        self.port = free_port()
         device = f"id=net0,socket={self.socket},queue-pairs={queue_pairs}" + (f",tap={tap}" if tap else "")
         self._command = [
             str(MPNET), "run", "--log-format", "json", "--device", f"{device},{words}" if words else device,
-            "--control-socket", str(self.control), "--metrics", f"127.0.0.1:{self._port}", *options,
+            "--control-socket", str(self.control), "--metrics", f"127.0.0.1:{self.port}", *options,
         ]  # fmt: skip
         self._environment = environment
         self.start()
@@ -115,7 +116,7 @@ class Running:
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """One scrape: values by sample name and sorted labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -133,7 +134,8 @@ class Running:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -4,24 +4,24 @@ Its TAP has no virtio-net headers, and it forwards frames as they are: it takes 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyroute2 import IPRoute
 
 from mpnet.bench.bed import Bed
-from mpnet.bench.case import RING_SIZE, Case
-from mpnet.bench.child import Child, child, said
-from mpnet.bench.system import Device
+from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
+from mpnet.bench.child import Child, said
+from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
+from mpnet.bench.testpmd import PROGRAM, START_SECONDS, Forwarder, testpmd
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
-from mpnet.virtio.features import Feature, has
+from mpnet.virtio.features import Feature, mask
 
-_PROGRAM = "dpdk-testpmd"
 _TAP = "dpdk0"
-_START_SECONDS = 30.0
 _LOOK_SECONDS = 0.05
 
 
@@ -33,28 +33,49 @@ class Dpdk(Driven):
     def absent(self) -> str:
         """The program's package, where it is missing."""
         try:
-            debian.program(_PROGRAM)
+            debian.program(PROGRAM)
         except MpnetError as error:
             return str(error)
         return ""
 
     def version(self) -> str:
         """Of its package: the program says it only when it runs."""
-        return said("dpkg-query", "-W", debian.PROGRAM_PACKAGES[_PROGRAM]).replace("\t", " ")
+        return said("dpkg-query", "-W", debian.PROGRAM_PACKAGES[PROGRAM]).replace("\t", " ")
 
     def serves(self, case: Case) -> bool:
         """Plain frames on one queue pair, the kernel having segmented; it polls whatever the driver does."""
-        if case.kind == "rx" and not has(case.features, Feature.GUEST_TSO4):
-            return not has(case.features, Feature.GUEST_USO4)
-        return (case.kind == "tx" and case.segments == 1) or (case.kind == "rtt" and case.polled)
+        if case.kind == "rx":
+            return not case.features & mask(Feature.GUEST_TSO4, Feature.GUEST_USO4)
+        return (
+            (case.kind == "tx" and case.segments == 1)
+            or (case.kind == "rtt" and case.polled)
+            or (case.kind in RINGS_ALONE)
+        )
+
+    @contextmanager
+    def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
+        """Start testpmd with its vhost port alone: it frees what it receives, or sends it back."""
+        path = _socket(bed)
+        forwarder = Forwarder(
+            name="dpdk", ports=[_vhost(path)], cpu=bed.device_cpu, mode="io" if case.echo else "rxonly"
+        )
+        with testpmd(bed, forwarder) as program:
+            _wait(program, path.exists)
+            pid = program.process.pid
+            try:
+                yield Endpoint(path, lambda: [pid], program.wake)
+            finally:
+                program.wake()
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
         """Start testpmd and attach; it polls without a rest, so that it is stopped between turns."""
-        path = bed.path("dpdk.sock")
-        path.unlink(missing_ok=True)
-        with child(_command(bed), bed.path("testpmd.log"), {bed.driver_cpu, bed.device_cpu}) as program:
-            _wait(program)
+        path = _socket(bed)
+        forwarder = Forwarder(
+            name="dpdk", ports=[_vhost(path), f"net_tap0,iface={_TAP}"], cpu=bed.device_cpu, mode="io"
+        )
+        with testpmd(bed, forwarder) as program, IPRoute() as ip:
+            _wait(program, lambda: bool(ip.link_lookup(ifname=_TAP)))
             wire = bed.wire(_TAP)
             with Driver.connect(path, Setup(ring_size=RING_SIZE, features=case.features)) as driver:
                 pid = program.process.pid
@@ -64,30 +85,25 @@ class Dpdk(Driven):
                     program.wake()
 
 
-def _command(bed: Bed) -> list[str]:
-    return [
-        # Its own files would be left in /var/run/dpdk.
-        *("env", f"RUNTIME_DIRECTORY={bed.folder}"),
-        str(debian.program(_PROGRAM)),
-        # Its buffers lie in plain pages: huge ones are rarely set aside.
-        *("--no-pci", "--no-huge", "-m", "512", "--no-telemetry"),
-        *("--lcores", f"0@{bed.driver_cpu},1@{bed.device_cpu}", f"--file-prefix={bed.folder.name}"),
-        *("--vdev", f"net_vhost0,iface={bed.path('dpdk.sock')},queues=1", "--vdev", f"net_tap0,iface={_TAP}"),
-        *("--", "--nb-cores=1", "--forward-mode=io", "--auto-start", "--total-num-mbufs=16384"),
-        *("--stats-period=3600", f"--txd={RING_SIZE}", f"--rxd={RING_SIZE}"),
-    ]
+def _socket(bed: Bed) -> Path:
+    path = bed.path("dpdk.sock")
+    path.unlink(missing_ok=True)
+    return path
 
 
-def _wait(program: Child) -> None:
-    """Wait for its TAP.
+def _vhost(path: Path) -> str:
+    return f"net_vhost0,iface={path},queues=1"
+
+
+def _wait(program: Child, ready: Callable[[], bool]) -> None:
+    """Wait until it is ready for a driver.
 
     Raises:
-        MpnetError: testpmd ended, or does not make it in time.
+        MpnetError: testpmd ended, or is not in time.
     """
-    deadline = time.monotonic() + _START_SECONDS
-    with IPRoute() as ip:
-        while not ip.link_lookup(ifname=_TAP):
-            program.check()
-            if time.monotonic() > deadline:
-                raise MpnetError(f"testpmd makes no TAP in {_START_SECONDS:.0f} s", program.log_end())
-            time.sleep(_LOOK_SECONDS)
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        program.check()
+        if time.monotonic() > deadline:
+            raise MpnetError(f"testpmd is not ready after {START_SECONDS:.0f} s", program.log_end())
+        time.sleep(_LOOK_SECONDS)

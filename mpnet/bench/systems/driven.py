@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from mpnet.bench.bed import Bed
-from mpnet.bench.case import Case
+from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.idle import idle
 from mpnet.bench.ping import ping_pong
+from mpnet.bench.ring import ring
 from mpnet.bench.scale import scale
-from mpnet.bench.system import Device, Turn
+from mpnet.bench.system import Device, Endpoint, Turn
 from mpnet.bench.work import work
 
 
@@ -20,10 +21,21 @@ class Driven(ABC):
     def device(self, bed: Bed, case: Case) -> AbstractContextManager[Device]:
         """Start a device for a case, with the driver attached."""
 
+    def endpoint(self, bed: Bed, case: Case) -> AbstractContextManager[Endpoint]:
+        """Start a device with no TAP for a case, where ``serves`` says that there is one."""
+        raise NotImplementedError(f"{self} has no device without a TAP: {case.name}, {bed.folder}")
+
     @contextmanager
     def open(self, bed: Bed, case: Case) -> Iterator[Turn]:
         """As of ``System``."""
-        with self.device(bed, case) as device, _work(bed, device, case) as turn:
+        with ExitStack() as stack:
+            device: Device | Endpoint
+            if case.kind in RINGS_ALONE:
+                device = stack.enter_context(self.endpoint(bed, case))
+                turn = stack.enter_context(ring(bed, device, case))
+            else:
+                device = stack.enter_context(self.device(bed, case))
+                turn = stack.enter_context(_work(bed, device, case))
 
             def awake(seconds: float) -> dict[str, float]:
                 device.wake()

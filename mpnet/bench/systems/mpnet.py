@@ -14,7 +14,7 @@ import mpnet
 from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.child import Child, child
-from mpnet.bench.system import Device
+from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
@@ -29,6 +29,8 @@ _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _POLL_US = 200
 """In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
+_POLL_US = 50
+"""Of a worker whose rings alone are measured: its peer never sleeps."""
 _MEMORY_BYTES = 128 << 20
 """As QEMU's machine has."""
 
@@ -57,6 +59,16 @@ class Mpnet(Driven):
         with served(bed, Service(words=words, setup=_setup(case))) as device:
             yield device
 
+    @contextmanager
+    def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
+        """Serve it with one of the back-ends that have no TAP."""
+        name = f"bench{os.getpid()}"
+        path = bed.path("mpnet.sock")
+        backend = "echo" if case.echo else "null"
+        words = f"id={name},backend={backend},socket={path},cpus={_cpus(bed, 1)},poll-us={_POLL_US}"
+        with _run(bed, words) as program:
+            yield Endpoint(path, lambda: _family(name, program))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
@@ -80,7 +92,7 @@ def served(bed: Bed, service: Service) -> Iterator[Device]:
     name = f"bench{os.getpid()}"
     with (
         bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu) as wire,
-        _run(bed, wire, name, service) as program,
+        _run(bed, _words(bed, wire, name, service)) as program,
         Driver.connect(bed.path("mpnet.sock"), service.setup) as driver,
     ):
         yield Device(wire, driver.pairs, lambda: _family(name, program), segment=name)
@@ -99,12 +111,16 @@ def _cpus(bed: Bed, queue_pairs: int) -> str:
     return "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
 
 
-@contextmanager
-def _run(bed: Bed, wire: Wire, name: str, service: Service) -> Iterator[Child]:
-    words = (
+def _words(bed: Bed, wire: Wire, name: str, service: Service) -> str:
+    return (
         f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
         f"queue-pairs={service.setup.queue_pairs},mtu={service.mtu},{service.words}"
     )
+
+
+@contextmanager
+def _run(bed: Bed, words: str) -> Iterator[Child]:
+    """``mpnet run`` with a device of these words."""
     command = [sys.executable, "-c", _MPNET, "run", "--control-socket", str(control_socket(bed))]
     with child([*command, "--device", words], bed.path("mpnet.log"), bed.cpus, ask_first=True) as program:
         _wait(bed, program)

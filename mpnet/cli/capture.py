@@ -1,0 +1,203 @@
+"""``mpnet capture``: the packets of a running device, as pcapng."""
+
+import contextlib
+import heapq
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+import click
+
+import mpnet
+from mpnet.cli.options import complete_device, control_socket
+from mpnet.errors import MpnetError
+from mpnet.pcapng import Direction, Interface, Packet, PcapngWriter
+from mpnet.rpc.management import Client, default_socket_path
+from mpnet.segment.capture import MAX_SNAPLEN, Capture, Frame
+from mpnet.virtio import net_header
+
+_POLL_SECONDS = 0.02
+_GSO = MappingProxyType(
+    {
+        net_header.GSO_TCPV4: "TCP over IPv4",
+        net_header.GSO_TCPV6: "TCP over IPv6",
+        net_header.GSO_UDP_L4: "UDP",
+    }
+)
+
+
+@click.command()
+@click.argument("device", shell_complete=complete_device)
+@click.option("--queue", type=click.IntRange(min=0), metavar="N", help="One queue pair; else all.")
+@click.option(
+    "--direction",
+    type=click.Choice(["rx", "tx", "both"]),
+    default="both",
+    show_default=True,
+    help="As the guest sees it: rx is what it receives.",
+)
+@click.option(
+    "--snaplen",
+    type=click.IntRange(1, MAX_SNAPLEN),
+    default=MAX_SNAPLEN,
+    metavar="BYTES",
+    help="Keep so many bytes of each packet; else all.",
+)
+@click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
+@click.option(
+    "--buffer",
+    type=click.IntRange(1, 1024),
+    default=4,
+    show_default=True,
+    metavar="MIB",
+    help="Room for packets of each queue pair that are not written yet.",
+)
+@click.option(
+    "-w",
+    "--write",
+    "target",
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Where to; - is standard output, as in: mpnet capture net0 -w - | wireshark -k -i -",
+)
+@control_socket
+def capture(
+    device: str,
+    queue: int | None,
+    direction: str,
+    snaplen: int,
+    count: int | None,
+    buffer: int,
+    target: Path,
+    socket: Path | None,
+) -> None:
+    """Capture the packets of DEVICE as its guest sends and gets them, until Ctrl-C or the device's end.
+
+    Frames that leave segmentation to the device are there whole, with a comment; checksums that the guest leaves
+    to it, or that the host left to the guest, are not finished. What finds no room is counted, not waited for.
+    """
+    with contextlib.ExitStack() as stack:
+        file = _open(target, stack)
+        client = stack.enter_context(Client(socket or default_socket_path()))
+        queues = client.call(
+            "capture.start",
+            device=device,
+            queue=queue,
+            direction=direction,
+            snaplen=snaplen,
+            lane_bytes=buffer << 20,
+        )["queues"]
+        recorder = _Recorder(device, queues, Capture.attach(device), file)
+        # Not an exception: it could come in the middle of a block.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda _number, _frame: recorder.stop())
+        try:
+            recorder.write(recorder.frames(client.fileno()), count)
+            recorder.finish()
+        except BrokenPipeError:
+            # Whoever read it has enough; nothing is to be written when this process ends either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open(target: Path, stack: contextlib.ExitStack) -> BinaryIO:
+    if str(target) == "-":
+        if sys.stdout.isatty():
+            raise MpnetError("standard output is a terminal", "pipe it into a program, or name a file")
+        return sys.stdout.buffer
+    try:
+        return stack.enter_context(target.open("wb"))
+    except OSError as error:
+        raise MpnetError(f"cannot write {target}: {error.strerror}") from None
+
+
+@dataclass
+class _Recorder:
+    """Takes frames out of a capture and writes them.
+
+    Attributes:
+        device: whose they are.
+        queues: queue pairs that are captured; each is an interface of the file, in this order.
+        source: the capture.
+        file: where to.
+        written: packets so far.
+    """
+
+    device: str
+    queues: list[int]
+    source: Capture
+    file: BinaryIO
+    written: int = 0
+    started_ns: int = field(default_factory=time.time_ns)
+
+    def __post_init__(self) -> None:
+        interfaces = [
+            Interface(f"{self.device}.{queue}", f"queue pair {queue} of {self.device}", self.source.snaplen)
+            for queue in self.queues
+        ]
+        self._stopping = False
+        self._numbers = {queue: number for number, queue in enumerate(self.queues)}
+        self._writer = PcapngWriter(self.file, f"mpnet {mpnet.__version__}", interfaces)
+        self._writer.flush()
+
+    def available(self) -> Iterator[Frame]:
+        """Frames that are there now, oldest first."""
+        lanes = [self.source.lanes[queue].take() for queue in self.queues]
+        yield from heapq.merge(*lanes, key=lambda frame: frame.time_ns)
+
+    def frames(self, connection: int) -> Iterator[Frame]:
+        """Frames as they come, until ``stop`` or the end of control, at the other end of ``connection``."""
+        while not self._stopping:
+            yield from self.available()
+            self._writer.flush()
+            ended, _, _ = select.select([connection], [], [], _POLL_SECONDS)
+            self._stopping |= bool(ended)
+        yield from self.available()
+
+    def stop(self) -> None:
+        """Have ``frames`` come to its end, after what is there by then."""
+        self._stopping = True
+
+    def write(self, frames: Iterator[Frame], count: int | None) -> None:
+        """Write frames, ``count`` of them at most."""
+        for frame in islice(frames, count):
+            self._writer.packet(self._packet(frame))
+            self.written += 1
+
+    def finish(self) -> None:
+        """Write each interface's statistics, and tell people of them."""
+        times, dropped = (self.started_ns, time.time_ns()), 0
+        for queue, number in self._numbers.items():
+            lane = self.source.lanes[queue]
+            self._writer.statistics(number, times, lane.kept + lane.dropped, lane.dropped)
+            dropped += lane.dropped
+        self._writer.flush()
+        click.echo(f"{self.written} packets written, {dropped} dropped for want of room", err=True)
+
+    def _packet(self, frame: Frame) -> Packet:
+        queue, tx = divmod(frame.ring, 2)
+        return Packet(
+            self._numbers[queue],
+            frame.time_ns,
+            Direction.OUTBOUND if tx else Direction.INBOUND,
+            frame.data,
+            frame.length,
+            _comment(frame.header),
+        )
+
+
+def _comment(header: bytes) -> str:
+    """Say what a virtio-net header asks for that the packet does not show."""
+    gso = header[net_header.GSO_TYPE] & ~net_header.GSO_ECN
+    if gso == net_header.GSO_NONE:
+        return ""
+    size = int.from_bytes(header[net_header.GSO_SIZE : net_header.GSO_SIZE + 2], "little")
+    return f"segmentation offload: {_GSO.get(gso, 'unknown')}, {size} bytes of payload a segment"
