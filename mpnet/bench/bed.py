@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+QUEUE_LENGTH = 8192
+"""Frames that each TAP's queue takes."""
 GUEST_MAC = bytes.fromhex("026d70000001")
 NOWHERE = "198.19.0.1"
 """An address the host has a black hole for: frames to it are dropped once they are routed."""
 _NOWHERE_NET = "198.19.0.0/16"
 _PREFIX_BITS = 24
-QUEUE_LENGTH = 8192
-"""Frames that each TAP's queue takes."""
 _FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 0}
 
 
@@ -118,10 +118,11 @@ class Bed:
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         with IPRoute() as ip:
             index = int(ip.link_lookup(ifname=name)[0])
-            ip.link("set", index=index, state="up", txqlen=QUEUE_LENGTH)
+            ip.link("set", index=index, state="up")
             ip.addr("add", index=index, address=f"{net}.1", prefixlen=_PREFIX_BITS)
             mac = GUEST_MAC.hex(":")
             ip.neigh("replace", dst=f"{net}.2", lladdr=mac, ifindex=index, state="permanent")
             link = next(iter(ip.link("get", index=index)))
+            ip.link("set", index=index, txqlen=QUEUE_LENGTH)
             address = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
         return Wire(name, index, address, f"{net}.1", f"{net}.2")

@@ -55,7 +55,7 @@ class Mpnet(Driven):
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
         """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
-        words = f"cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
+        words = f"gro=on,cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
         with served(bed, Service(words=words, setup=_setup(case))) as device:
             yield device
 
