@@ -209,10 +209,10 @@ class Context(NamedTuple):
         regions: ``REGION`` records; the first ``worker.regions`` count.
         window: one ``WINDOW`` record: the rx buffers that lie ready.
         chains: ``CHAIN`` records: the chains of the window.
-        superframe: one ``SUPERFRAME`` record: what is being segmented.
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
+        superframe: one ``SUPERFRAME`` record: what is being segmented.
         uring: one ``uring.RING`` record, whose ``fd`` is -1 where writes are not batched.
     """
 
@@ -223,10 +223,10 @@ class Context(NamedTuple):
     regions: Any
     window: Any
     chains: Any
-    superframe: Any
     pairs: Any
     frames: Any
     flows: Any
+    superframe: Any
     uring: Any
 
 
@@ -284,9 +284,9 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         regions=_records(REGION, MAX_REGIONS),
         window=_records(WINDOW, 1),
         chains=_records(CHAIN, split_ring.MAX_SIZE),
-        superframe=superframe,
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),
+        superframe=superframe,
         uring=uring.make_state(),
     )
