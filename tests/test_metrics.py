@@ -28,6 +28,7 @@ from mpnet.segment.layout import (
     BURST_BUCKETS,
     ROUND_BUCKETS_NS,
     DropReason,
+    Engine,
     Negotiation,
     RestartReason,
     RingState,
@@ -175,6 +176,19 @@ def test_the_durations_of_rounds_are_a_histogram_in_seconds(metrics, segment):
     values = [page.value(f"{name}_bucket", **labels, le=bound) for bound in bounds]
     assert values == list(itertools.accumulate(range(1, len(ROUND_BUCKETS_NS) + 2)))
     assert page.value(f"{name}_sum", **labels) == 2.5
+
+
+def test_polling_and_the_engine_are_told(metrics, segment):
+    worker = segment.workers[1]
+    worker.poll_hits, worker.poll_misses, worker.poll_ns, worker.engine = 3, 4, 1_500_000_000, Engine.URING
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "1"}
+    assert page.value("mpnet_worker_polls_total", **labels, outcome="hit") == 3
+    assert page.value("mpnet_worker_polls_total", **labels, outcome="miss") == 4
+    assert page.value("mpnet_worker_polled_seconds_total", **labels) == 1.5
+    engines = {
+        engine.name: page.value("mpnet_worker_engine", **labels, engine=engine.name.lower()) for engine in Engine
+    }
+    assert [name for name, used in engines.items() if used] == ["URING"]
 
 
 def test_the_stage_of_the_negotiation_is_told(metrics, segment):
