@@ -45,7 +45,7 @@ def assert_part(part: dict[str, Any]) -> None:
 
 
 def test_embedded_guest_and_kernel_exchange_every_datagram() -> None:
-    done = run_demo("--guest", "embedded", "--seconds", "1", "--json")
+    done = run_demo("--guest", "embedded", "--seconds", "1", "--json", "--no-experiment")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["ok"] is True
@@ -67,7 +67,7 @@ def test_embedded_guest_and_kernel_exchange_every_datagram() -> None:
 
 
 def test_linux_guest_follows_on_the_same_device() -> None:
-    done = run_demo("--guest", "qemu", "--seconds", "2")
+    done = run_demo("--guest", "qemu", "--seconds", "2", "--no-experiment")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "Guest: Linux in QEMU" in done.stdout
@@ -81,7 +81,10 @@ def test_an_ordinary_user_needs_no_root() -> None:
     as_user = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     done = run_demo("--guest", "embedded", "--seconds", "1", "--json", prefix=as_user)
     assert done.returncode == 0, done.stderr
-    assert_part(json.loads(done.stdout)["parts"][0])
+    summary = json.loads(done.stdout)
+    assert_part(summary["parts"][0])
+    assert [row["configuration"] for row in summary["experiment"]["rows"]] == ["gro=off", "gro=on"]
+    assert "<svg" in Path(summary["experiment"]["report"]).read_text()
 
 
 def test_without_user_namespaces_the_remedy_is_named() -> None:
@@ -181,7 +184,7 @@ def test_exit_status_tells_what_did_not_work(monkeypatch: pytest.MonkeyPatch) ->
     ]
     part = Part(guest="a guest", seconds=2.0, rings=rings, checks=checks)
     summary = Summary(ok=False, seconds=3.0, start_to_first_packet_seconds=None, parts=[part])
-    monkeypatch.setattr(command, "run", lambda *_: summary)
+    monkeypatch.setattr(command, "run", lambda *_, **_options: summary)
     said = CliRunner().invoke(cli, ["demo"])
     assert said.exit_code == 1
     assert "something did not work" in said.stdout

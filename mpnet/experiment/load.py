@@ -52,8 +52,8 @@ class _Totals:
     Attributes:
         sent: frames of the guest that the device was done with.
         arrived: bytes that the host took from the TAP.
-        offered: frames that the host sent to the guest.
-        received: bytes of frames that the guest had.
+        offered: bytes of payload that the host sent to the guest.
+        received: bytes of payload that the guest had.
     """
 
     sent: int
@@ -124,7 +124,7 @@ class Load:
             sum(int(work.source.state[0].returned) for work, _ in self._works),
             self._device.wire.received() if self._device.wire.name else 0,
             int(self._sender.state[0].sent) if self._sender is not None else 0,
-            int(self._pools.bytes.sum()),
+            int(self._pools.payload.sum()),
         )
 
     def _done(self, moved: _Totals, seconds: float, wait: float) -> Done:
@@ -135,11 +135,11 @@ class Load:
         least = stream.segments * stream.segment_bytes
         share = min(1.0, moved.arrived / (moved.sent * least)) if moved.sent else 0.0
         sent = moved.sent * stream.segments
-        offered = moved.offered * stream.segments
+        offered = moved.offered / stream.segment_bytes
         if not self._device.wire.name:
             # No kernel counts: what the device has returned it has taken, and an echo is to send all of it.
             share, offered = 1.0, sent if self._receives else 0
-        received = min(moved.received * stream.segments / frame, offered) if offered else 0.0
+        received = min(moved.received / stream.segment_bytes, offered)
         delivered = share * sent + received
         each = frame * 8e-9 / stream.segments
         return Done(
@@ -191,7 +191,7 @@ def spell(work: _Work, way: int, patience: int) -> int:
         if way & _GENERATE:
             received = 0
             for i in range(len(work.pools)):
-                received += work.pools[i].frames
+                received += work.pools[i].payload
             moved += generate(work.sender, received)
         total += moved
         idle = 0 if moved else idle + 1
@@ -225,7 +225,7 @@ def load(bed: Bed, device: Device, way: str, case: Case) -> Iterator[Load]:
                 continue
             source = _source(pair, stream if sends and stream else Stream())
             if receives:
-                pools[number] = make_pool(pair).state[0]
+                pools[number] = make_pool(pair, outgoing.payload_at).state[0]
             pool = Pool(pools[number : number + 1])
             work = _Work(pair.tx.virtqueue, pair.rx.virtqueue, source, pool, sender or _no_generator(), pools)
             works.append((work, pair_way))
