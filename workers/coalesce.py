@@ -1,9 +1,9 @@
 """Coalescing: consecutive frames of one flow within a burst become one frame for the host to segment.
 
 The rules are those of the kernel's generic receive offload, so that a segmented superframe is what the guest
-sent: the same bytes and boundaries, in the same order within each flow. One thing differs, as it does there for
-UDP: the IPv4 identification of packets that must not be fragmented, all the same before, counts up afterwards. It
-means nothing (RFC 6864), and a virtio-net header cannot ask for it to be left alone.
+sent: the same bytes and boundaries, in the same order within each flow. One rule is stricter: packets that have
+the same IPv4 identification are left as they are. The kernel merges them where they must not be fragmented, and
+notes that the number stands still; a virtio-net header has no place for that note, and segmenting would count it.
 
 Nothing waits longer than its burst.
 """
@@ -18,7 +18,6 @@ from mpnet.workers.checksum import fold, load_be16, pseudo_header_sum, sum_buffe
 from mpnet.workers.flow import (
     checksum_offset,
     identification,
-    is_atomic,
     parse,
     same_flow,
     same_headers,
@@ -161,9 +160,7 @@ def _follows(first: Any, frame: Any) -> bool:
     """Whether the numbers in a frame's headers are those that segmenting will give it."""
     if not first.ipv6:
         ahead = (identification(frame) - identification(first)) & 0xFFFF
-        fixed = ahead == 0 and is_atomic(frame) and (first.count == 1 or first.fixed_id)
-        counting = ahead == first.count and (first.count == 1 or not first.fixed_id)
-        if not fixed and not counting:
+        if ahead != first.count:
             return False
     if frame.gso_type == GSO_UDP_L4:
         return True
@@ -175,8 +172,6 @@ def _append(ctx: Context, held: int, number: int) -> None:
     """Make a frame that fits the superframe's last."""
     first = ctx.frames[held]
     frame = ctx.frames[number]
-    if first.count == 1 and not first.ipv6:
-        first.fixed_id = identification(frame) == identification(first)
     ctx.frames[first.last].next = number
     frame.next = -1
     frame.held = 0

@@ -199,12 +199,6 @@ def identification(frame: Any) -> int:
 
 
 @compiled
-def is_atomic(frame: Any) -> bool:
-    """Whether an IPv4 packet must not be fragmented, so that its identification means nothing (RFC 6864)."""
-    return load_be16(frame.start + frame.network + 6) & _DONT_FRAGMENT != 0
-
-
-@compiled
 def sequence_number(frame: Any) -> int:
     """TCP's sequence number."""
     return load_be32(frame.start + frame.transport + 4)

@@ -143,7 +143,6 @@ FRAME = np.dtype(
         ("total", "i8"),  # bytes of payload
         ("pieces", "i8"),  # buffers
         ("last", "i8"),  # its last frame
-        ("fixed_id", "i8"),  # IPv4: all frames have the same identification
         ("next", "i8"),  # the frame that follows in the superframe, or -1
     ]
 )

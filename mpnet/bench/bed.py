@@ -12,7 +12,7 @@ GUEST_MAC = bytes.fromhex("026d70000001")
 NOWHERE = "198.19.0.1"
 """An address the host has a black hole for: frames to it are dropped once they are routed."""
 _NOWHERE_NET = "198.19.0.0/16"
-_PREFIX_BITS = 24
+PREFIX_BITS = 24
 _FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 0}
 
 
@@ -117,7 +117,7 @@ class Bed:
         with IPRoute() as ip:
             index = int(ip.link_lookup(ifname=name)[0])
             ip.link("set", index=index, state="up")
-            ip.addr("add", index=index, address=f"{net}.1", prefixlen=_PREFIX_BITS)
+            ip.addr("add", index=index, address=f"{net}.1", prefixlen=PREFIX_BITS)
             mac = GUEST_MAC.hex(":")
             ip.neigh("replace", dst=f"{net}.2", lladdr=mac, ifindex=index, state="permanent")
             link = next(iter(ip.link("get", index=index)))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from mpnet.bench import linux
 from mpnet.bench.bed import Bed
 from mpnet.bench.case import CASES, Case
 from mpnet.bench.environment import Environment, Observer
@@ -64,6 +65,14 @@ def run(choice: Choice, progress: Progress) -> Document:
     """
     cases = [case for case in CASES if not choice.cases or {case.name, case.group} & {*choice.cases}]
     systems, skipped = _systems(choice.peers)
+    if reason := linux.missing() if any(case.in_linux for case in cases) else "":
+        cases, without = (
+            [case for case in cases if not case.in_linux],
+            [case.name for case in cases if case.in_linux],
+        )
+        if choice.cases:
+            raise MpnetError(f"{' and '.join(without)} cannot be run: {reason}")
+        skipped |= dict.fromkeys(without, reason)
     observer = Observer()
     results: list[Result] = []
     total = sum(_turns(case, systems, choice) for case in cases)

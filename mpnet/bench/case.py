@@ -8,9 +8,10 @@ from mpnet.bench.bed import GUEST_MAC, NOWHERE, Wire
 from mpnet.guest.stream import Stream
 from mpnet.virtio.features import Feature, mask
 
-Kind = Literal["tx", "rx", "rtt", "scale", "idle", "ring", "virtio-user"]
+Kind = Literal["tx", "rx", "rtt", "scale", "idle", "ring", "virtio-user", "guest-rtt", "guest-tcp"]
 """``ring``: no TAP, the embedded driver; ``virtio-user``: likewise, DPDK's driver.
-``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two."""
+``rtt``: the guest pings the host's kernel; ``scale``: tx on one queue pair, then on two; ``guest-…``: a stock
+Linux guest instead of the embedded driver."""
 RINGS_ALONE = ("ring", "virtio-user")
 """Kinds for which there is no TAP."""
 RING_SIZE = 256
@@ -55,7 +56,7 @@ class Case:
         tcp: TCP instead of UDP.
         coalesced: frames of one flow that a device may write to the TAP as one; the limit does.
         queue_pairs: of the device, each with a worker of its own.
-        polled: the driver polls, and wants no calls.
+        polled: the driver polls, and wants no calls; the device polls too where it can.
         echo: of a ring: frames come back.
         group: a name that several cases have in common.
         about: a line for people.
@@ -75,6 +76,11 @@ class Case:
     polled: bool = False
     echo: bool = False
     group: str = ""
+
+    @property
+    def in_linux(self) -> bool:
+        """Whether a stock Linux guest does the work."""
+        return self.kind.startswith("guest-")
 
     def stream(self, wire: Wire) -> Stream:
         """The frames: from the guest to nowhere for tx, from nowhere to the guest for rx."""
@@ -191,6 +197,19 @@ CASES = (
     ),
     *_rings(64),
     *_rings(1500),
+    Case(
+        name="guest-rtt",
+        kind="guest-rtt",
+        figures=_RTT,
+        polled=True,
+        about="ping of the host's kernel by a stock Linux guest in QEMU; the device polls where it can",
+    ),
+    Case(
+        name="guest-tcp",
+        kind="guest-tcp",
+        figures=(Figure(name="tx", unit="Gbps"), Figure(name="rx", unit="Gbps")),
+        about="one TCP stream of iperf3 from and to a stock Linux guest in QEMU",
+    ),
     Case(
         name="scale",
         kind="scale",

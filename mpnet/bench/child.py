@@ -66,7 +66,7 @@ def child(
         fds: descriptors it inherits.
         ask_first: it has something to clear up: SIGTERM and some time before SIGKILL.
     """
-    with log.open("wb") as output, _affinity(cpus):
+    with log.open("wb") as output, affinity(cpus):
         process = subprocess.Popen(
             [*bound_to_us("TERM" if ask_first else "KILL"), *command],
             stdin=subprocess.DEVNULL,
@@ -84,7 +84,7 @@ def child(
 
 
 @contextmanager
-def _affinity(cpus: Iterable[int]) -> Iterator[None]:
+def affinity(cpus: Iterable[int]) -> Iterator[None]:
     """Be on other processors for a moment: a child begins where its parent is."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)

@@ -147,6 +147,11 @@ def kernel() -> Kernel:
         return _describe(_download_kernel(kernels))
 
 
+def has_kernel() -> bool:
+    """Tell whether a kernel is cached, so that ``kernel`` needs no network."""
+    return any(_is_whole(tree) for tree in cache_directory().glob("kernels/linux-image-*"))
+
+
 def _download_kernel(kernels: Path) -> Path:
     """Unpack the kernel package into `kernels` by one rename of a whole tree."""
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=kernels.parent) as temporary:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpnet.guest.memory import GuestMemory
-from mpnet.guest.stream import FIRST_SEQUENCE, Stream
+from mpnet.guest.stream import ETHERNET_BYTES, FIRST_SEQUENCE, Stream
 from mpnet.guest.virtqueue import BROKEN, Virtqueue, add_one, notify, suppress_calls, take
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u8, store_u32
 
 UNLIMITED = -1
+_IDENTIFICATION, _IP_CHECKSUM = 4, 10
+"""Offsets in an IPv4 header (RFC 791, 3.1)."""
 _SEQUENCE, _CHECKSUM = 4, 16
 """Offsets in a TCP header (RFC 9293, 3.1)."""
 SOURCE = np.dtype(
@@ -26,6 +28,8 @@ SOURCE = np.dtype(
         ("length", "i8"),  # of a buffer: header and frame
         ("port_at", "i8"),  # offsets in a buffer
         ("payload_at", "i8"),
+        ("identification_at", "i8"),  # of an IPv4 header's identification; 0: it has none
+        ("ip_checksum", "i8"),  # sum of all of that header, but for the identification
         ("sequence_at", "i8"),  # of a TCP header's sequence number; 0: it has none
         ("checksum_at", "i8"),  # of its checksum, where the device does not complete it; else 0
         ("checksum", "i8"),  # sum of all that it covers, but for the sequence number
@@ -75,6 +79,10 @@ def make_source(
     record.stride, record.length, record.frame_bytes = stride, len(contents), len(frame)
     record.port_at = header_bytes + stream.transport_at
     record.payload_at = header_bytes + stream.payload_at
+    if not stream.ipv6:
+        record.identification_at = header_bytes + ETHERNET_BYTES + _IDENTIFICATION
+        stored = int.from_bytes(frame[ETHERNET_BYTES + _IP_CHECKSUM :][:2], "big")
+        record.ip_checksum = stored ^ 0xFFFF
     if stream.tcp:
         record.sequence_at = record.port_at + _SEQUENCE
         if not stream.offloaded:
@@ -129,6 +137,8 @@ def _number(source: Source, buffer: int) -> None:
     store_u8(buffer + state.port_at, port >> 8)
     store_u8(buffer + state.port_at + 1, port)
     number = source.numbers[flow]
+    if state.identification_at != 0:
+        _identification(source, buffer, number & 0xFFFF)
     if state.sequence_at != 0:
         _sequence(source, buffer, (FIRST_SEQUENCE + number * state.segment_bytes) & 0xFFFFFFFF)
     mark = buffer + state.payload_at
@@ -140,6 +150,19 @@ def _number(source: Source, buffer: int) -> None:
         number = (number + 1) & 0xFFFFFFFF
         mark += state.segment_bytes
     source.numbers[flow] = number
+
+
+@compiled
+def _identification(source: Source, buffer: int, number: int) -> None:
+    """Count a flow's packets in their IPv4 headers, as Linux's sockets do (RFC 1071 for the checksum)."""
+    state = source.state[0]
+    total = state.ip_checksum + number
+    total = (total & 0xFFFF) + (total >> 16)
+    field = buffer + state.identification_at
+    store_u8(field, number >> 8)
+    store_u8(field + 1, number)
+    store_u8(field + _IP_CHECKSUM - _IDENTIFICATION, ~total >> 8)
+    store_u8(field + _IP_CHECKSUM - _IDENTIFICATION + 1, ~total)
 
 
 @compiled

@@ -4,14 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from mpnet.bench.bed import Bed
+from mpnet.bench.bed import Bed, Wire
 from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.idle import idle
+from mpnet.bench.linux import linux
 from mpnet.bench.ping import ping_pong
 from mpnet.bench.ring import ring
 from mpnet.bench.scale import scale
 from mpnet.bench.system import Device, Endpoint, Turn
 from mpnet.bench.work import work
+from mpnet.guest.linux.qemu import TapNic, VhostUserNic
 
 
 class Driven(ABC):
@@ -21,6 +23,10 @@ class Driven(ABC):
     def device(self, bed: Bed, case: Case) -> AbstractContextManager[Device]:
         """Start a device for a case, with the driver attached."""
 
+    def nic(self, bed: Bed, case: Case) -> AbstractContextManager[tuple[Wire, VhostUserNic | TapNic]]:
+        """Have a device ready for a Linux guest: its TAP, and what QEMU is told of it."""
+        raise NotImplementedError(f"{self} is behind no Linux guest: {case.name}, {bed.folder}")
+
     def endpoint(self, bed: Bed, case: Case) -> AbstractContextManager[Endpoint]:
         """Start a device with no TAP for a case, where ``serves`` says that there is one."""
         raise NotImplementedError(f"{self} has no device without a TAP: {case.name}, {bed.folder}")
@@ -28,6 +34,10 @@ class Driven(ABC):
     @contextmanager
     def open(self, bed: Bed, case: Case) -> Iterator[Turn]:
         """As of ``System``."""
+        if case.in_linux:
+            with self.nic(bed, case) as (wire, nic), linux(bed, case, wire, nic) as turn:
+                yield turn
+            return
         with ExitStack() as stack:
             device: Device | Endpoint
             if case.kind in RINGS_ALONE:

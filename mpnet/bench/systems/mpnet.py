@@ -18,6 +18,7 @@ from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
+from mpnet.guest.linux.qemu import VhostUserNic
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
@@ -55,9 +56,18 @@ class Mpnet(Driven):
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
         """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
-        words = f"gro=on,cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
-        with served(bed, Service(words=words, setup=_setup(case))) as device:
+        with served(bed, Service(words=_options(bed, case), setup=_setup(case))) as device:
             yield device
+
+    @contextmanager
+    def nic(self, bed: Bed, case: Case) -> Iterator[tuple[Wire, VhostUserNic]]:
+        """Serve it on a TAP of its own, with one worker, for a guest."""
+        service = Service(words=_options(bed, case), setup=Setup())
+        with (
+            bed.tap("mpnet0") as wire,
+            _run(bed, _words(bed, wire, f"bench{os.getpid()}", service)),
+        ):
+            yield wire, VhostUserNic(socket=str(bed.path("mpnet.sock")), mac=GUEST_MAC.hex(":"))
 
     @contextmanager
     def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
@@ -105,6 +115,10 @@ def _setup(case: Case) -> Setup:
         features=case.features | (mask(Feature.MQ) if case.queue_pairs > 1 else 0),
         memory=(_MEMORY_BYTES,),
     )
+
+
+def _options(bed: Bed, case: Case) -> str:
+    return f"gro=on,cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
 
 
 def _cpus(bed: Bed, queue_pairs: int) -> str:

@@ -23,6 +23,7 @@ from mpnet.bench.systems.virtio_pci import VirtioPci
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import QueuePair
+from mpnet.guest.linux.qemu import TapNic
 from mpnet.guest.memory import GuestMemory
 from mpnet.guest.queue import Queue
 
@@ -56,7 +57,13 @@ class Qemu(Driven):
 
     def serves(self, case: Case) -> bool:
         """All but what takes a kick as long as a guest's, or several queues."""
-        return case.kind in {"tx", "rx"}
+        return case.kind in {"tx", "rx"} or case.in_linux
+
+    @contextmanager
+    def nic(self, bed: Bed, case: Case) -> Iterator[tuple[Wire, TapNic]]:  # noqa: ARG002 - as of Driven
+        """A TAP for the device of a guest's QEMU."""
+        with bed.tap("qemu0") as wire:
+            yield wire, TapNic(interface=wire.name, mac=GUEST_MAC.hex(":"))
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
