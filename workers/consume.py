@@ -4,11 +4,12 @@ What is left is the cost of the ring itself and of one copy of the payload, as a
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import load_u8, prefetch
-from mpnet.segment.layout import CACHE_LINE, SPILL_BYTES, DropReason
+from mpnet.jit.memory import load_u8
+from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE
+from mpnet.workers.burst import list_burst
 from mpnet.workers.capture import capture, capturing
-from mpnet.workers.chain import READABLE, chain_bytes, gather, iovec_base
+from mpnet.workers.chain import chain_bytes, gather
 from mpnet.workers.ring import (
     break_ring,
     close_burst,
@@ -16,16 +17,9 @@ from mpnet.workers.ring import (
     memory_was_lost,
     open_burst,
     refuse_kicks,
-    take,
     want_kicks,
 )
-from mpnet.workers.state import (
-    BURST_SEGMENTS,
-    ECHO,
-    ETHERNET_HEADER_BYTES,
-    RING_BURST,
-    Context,
-)
+from mpnet.workers.state import ECHO, ETHERNET_HEADER_BYTES, Context
 from mpnet.workers.statistics import count_burst, count_drop
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
@@ -40,7 +34,6 @@ def consume(ctx: Context, index: int) -> int:
     Frames of a ring that is not enabled, or that are to be echoed and cannot be, are dropped.
     """
     ring = ctx.rings[index]
-    worker = ctx.worker[0]
     if not open_burst(ctx, index):
         if ring.started:
             ring.ready = int(want_kicks(ctx, index))
@@ -48,21 +41,7 @@ def consume(ctx: Context, index: int) -> int:
     refuse_kicks(ctx, index)
     captured = capturing(ctx, index)
     dropping = ring.enabled == 0 or ring.backend == ECHO
-    taken = 0
-    slot = 0
-    end = 1
-    while taken < RING_BURST and slot < BURST_SEGMENTS:
-        end = take(ctx, index, slot, READABLE)
-        if end <= 0:
-            break
-        # The driver's processor has these lines: they come while the chains behind this one are read.
-        prefetch(iovec_base(ctx, slot))
-        prefetch(iovec_base(ctx, slot) + CACHE_LINE)
-        chain = ctx.chains[taken]
-        chain.buffer_id, chain.span, chain.end = worker.buffer_id, worker.span, end
-        slot = end
-        taken += 1
-    fault = worker.fault if end < 0 else 0
+    taken = list_burst(ctx, index)
     slot = 0
     at = 0
     for number in range(taken):
@@ -78,8 +57,8 @@ def consume(ctx: Context, index: int) -> int:
     if taken:
         count_burst(ctx, index, taken)
         close_burst(ctx, index)
-    if not memory_was_lost(ctx, index) and fault:
-        break_ring(ctx, index, fault)
+    if not memory_was_lost(ctx, index) and ctx.window[0].fault:
+        break_ring(ctx, index, ctx.window[0].fault)
     return taken
 
 

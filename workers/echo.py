@@ -4,12 +4,13 @@ Nothing is in between: a frame for which the driver has not given enough rx buff
 is copied once, from the driver's tx buffers to its rx buffers.
 """
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.workers.burst import list_burst
 from mpnet.workers.capture import capture, capturing
-from mpnet.workers.chain import READABLE, WRITABLE, chain_bytes, gather, iovec_base, iovec_length, scatter
+from mpnet.workers.chain import WRITABLE, chain_bytes, gather, iovec_base, iovec_length, scatter
 from mpnet.workers.consume import consume
 from mpnet.workers.ring import (
     available_entries,
@@ -58,32 +59,40 @@ def echo(ctx: Context, rx_index: int) -> int:
     refuse_kicks(ctx, rx_index)
     refuse_kicks(ctx, index)
     captured_rx, captured_tx = capturing(ctx, rx_index), capturing(ctx, index)
+    listed = list_burst(ctx, index)
+    begin = 0
+    room = ctx.window[0].end
     frames = 0
     delivered = 0
-    slot = 0
     outcome = _DELIVERED
-    while frames < RING_BURST and slot < BURST_SEGMENTS:
-        end = take(ctx, index, 0, READABLE)
-        if end <= 0:
-            outcome = _TX_FAULT if end < 0 else _EMPTY
-            break
-        buffer_id, span = ctx.worker[0].buffer_id, ctx.worker[0].span
-        ctx.window[0].end = end
-        outcome = _reflect(ctx, rx_index, end)
+    while frames < listed and ctx.window[0].end < BURST_SEGMENTS + room:
+        chain = ctx.chains[frames]
+        place = ctx.window[0].end
+        outcome = _reflect(ctx, rx_index, begin, chain.end)
         if outcome < _DELIVERED:
             break
         if outcome >= 0:
             count_drop(ctx, index, outcome)
         delivered += outcome == _DELIVERED
         if captured_tx:
-            capture(ctx, index, 0, chain_bytes(ctx, 0, end))
+            capture(ctx, index, begin, chain_bytes(ctx, begin, chain.end))
         if captured_rx and outcome == _DELIVERED:
-            capture(ctx, rx_index, end, chain_bytes(ctx, 0, end))
-        give_back(ctx, index, buffer_id, span, 0)
-        slot += ctx.window[0].end
+            capture(ctx, rx_index, place, chain_bytes(ctx, begin, chain.end))
+        give_back(ctx, index, chain.buffer_id, chain.span, 0)
+        begin = chain.end
         frames += 1
+    if frames == listed:
+        outcome = _listed_all(ctx, listed)
     _close(ctx, rx_index, frames, delivered, outcome)
     return delivered
+
+
+@inlined
+def _listed_all(ctx: Context, listed: int) -> int:
+    """What follows the frames of a burst that all were done with."""
+    if ctx.window[0].fault:
+        return _TX_FAULT
+    return _EMPTY if listed < RING_BURST else _DELIVERED
 
 
 @compiled
@@ -91,7 +100,6 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
     """End a burst: show what came of it, and decide whether there may be more to do."""
     rx = ctx.rings[rx_index]
     tx = ctx.rings[rx_index + 1]
-    fault = ctx.worker[0].fault
     ctx.shared[rx_index].available_entries = available_entries(ctx, rx_index)
     # The next news is what comes behind the buffers that were looked at.
     seen = rx.cursor
@@ -104,9 +112,9 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
     if memory_was_lost(ctx, rx_index + 1):
         break_ring(ctx, rx_index, ctx.shared[rx_index + 1].fault)
     elif outcome == _TX_FAULT:
-        break_ring(ctx, rx_index + 1, fault)
+        break_ring(ctx, rx_index + 1, ctx.window[0].fault)
     elif outcome == _RX_FAULT:
-        break_ring(ctx, rx_index, fault)
+        break_ring(ctx, rx_index, ctx.worker[0].fault)
     elif outcome == _EMPTY:
         rx.ready = 0
         tx.ready = int(want_kicks(ctx, rx_index + 1))
@@ -117,34 +125,35 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
         tx.ready = 1
 
 
-@compiled
-def _reflect(ctx: Context, rx_index: int, end: int) -> int:
-    """Deliver the frame in the slots below ``end``; what became of it."""
+@inlined
+def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
+    """Deliver the frame in the slots from ``begin`` to ``end``; what became of it."""
     rx = ctx.rings[rx_index]
     header = ctx.worker[0].header
-    length = chain_bytes(ctx, 0, end)
+    length = chain_bytes(ctx, begin, end)
     if length < rx.header_bytes + ETHERNET_HEADER_BYTES:
         return _SHORT_CHAIN
     if length > SPILL_BYTES:
         return _TOO_LONG
-    gather(ctx, header, 0, rx.header_bytes)
+    gather(ctx, header, begin, rx.header_bytes)
     if load_u8(header + FLAGS) | load_u8(header + GSO_TYPE):
         # No offload is offered with this back-end (5.1.6.2.1).
         return _BAD_HEADER
-    chains = _find_room(ctx, rx_index, end, length)
+    place = ctx.window[0].end
+    chains = _find_room(ctx, rx_index, length)
     if chains == _TOO_LONG_FOR_ALL:
         rx.cursor = rx.returned
         return _TOO_LONG
     if chains < 0:
         return chains
-    _move(ctx, end, length)
+    _move(ctx, begin, place, length)
     store_i64(header, 0)
     store_u16(header + 8, 0)
     store_u16(header + NUM_BUFFERS, chains)
-    scatter(ctx, end, 0, header, rx.header_bytes)
+    scatter(ctx, place, 0, header, rx.header_bytes)
     left = length
     for number in range(chains):
-        chain = ctx.chains[number]
+        chain = ctx.chains[RING_BURST + number]
         written = min(left, chain.bytes)
         give_back(ctx, rx_index, chain.buffer_id, chain.span, written)
         left -= written
@@ -155,10 +164,14 @@ def _reflect(ctx: Context, rx_index: int, end: int) -> int:
     return _DELIVERED
 
 
-@compiled
-def _find_room(ctx: Context, rx_index: int, slot: int, length: int) -> int:
-    """Take rx chains that hold ``length`` bytes, into the slots from ``slot`` on; how many, or the outcome."""
+@inlined
+def _find_room(ctx: Context, rx_index: int, length: int) -> int:
+    """Take rx chains that hold ``length`` bytes, into the slots from ``window.end`` on; how many, or the outcome.
+
+    They are listed in ``ctx.chains`` behind the burst's own.
+    """
     rx = ctx.rings[rx_index]
+    slot = ctx.window[0].end
     room = 0
     chains = 0
     descriptors = 0
@@ -172,7 +185,7 @@ def _find_room(ctx: Context, rx_index: int, slot: int, length: int) -> int:
             # With no room in the table for one more like the last, it will never fit.
             full = chains > 0 and rx.entries - descriptors < ctx.worker[0].descriptors
             return _TOO_LONG_FOR_ALL if full and rx.returned == rx.place else _BLOCKED
-        chain = ctx.chains[chains]
+        chain = ctx.chains[RING_BURST + chains]
         chain.buffer_id = ctx.worker[0].buffer_id
         chain.span = ctx.worker[0].span
         chain.bytes = chain_bytes(ctx, slot, end)
@@ -184,10 +197,9 @@ def _find_room(ctx: Context, rx_index: int, slot: int, length: int) -> int:
     return chains
 
 
-@compiled
-def _move(ctx: Context, end: int, length: int) -> None:
-    """Copy ``length`` bytes from the buffers in slot 0 on to those in slot ``end`` on."""
-    source, target = 0, end
+@inlined
+def _move(ctx: Context, source: int, target: int, length: int) -> None:
+    """Copy ``length`` bytes from the buffers from slot ``source`` on to those from slot ``target`` on."""
     read, written = 0, 0
     while length > 0:
         piece = min(length, iovec_length(ctx, source) - read, iovec_length(ctx, target) - written)

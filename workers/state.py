@@ -180,7 +180,7 @@ class Context(NamedTuple):
         stats: one ``layout.WORKER`` record of the segment.
         regions: ``REGION`` records; the first ``worker.regions`` count.
         window: one ``WINDOW`` record: the rx buffers that lie ready.
-        chains: ``CHAIN`` records: the chains of the window.
+        chains: ``CHAIN`` records: the chains of the window; without a TAP, of a burst and of a frame's room.
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
@@ -251,7 +251,7 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         stats=stats,
         regions=_records(REGION, MAX_REGIONS),
         window=_records(WINDOW, 1),
-        chains=_records(CHAIN, split_ring.MAX_SIZE),
+        chains=_records(CHAIN, RING_BURST + split_ring.MAX_SIZE),
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),

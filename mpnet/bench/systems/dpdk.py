@@ -60,7 +60,7 @@ class Dpdk(Driven):
             _wait(program, path.exists)
             pid = program.process.pid
             try:
-                yield Endpoint(path, lambda: [pid], program.wake)
+                yield Endpoint(path, lambda: [pid], program.wake, program.sleep)
             finally:
                 program.wake()
 
