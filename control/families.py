@@ -205,6 +205,11 @@ _QUEUES = (
     ),
     _traffic("coalesced_frames", "tx", "Superframes made of frames of the guest's tx queue."),
     _traffic("coalesced_saved_bytes", "tx", "Bytes of headers that superframes did not repeat."),
+    _traffic(
+        "segmented_packets", "rx", "Frames for the guest that came in as a part of a superframe.", "segmented"
+    ),
+    _traffic("segmented_frames", "rx", "Superframes that frames of the guest's rx queue were cut from."),
+    _traffic("segmented_saved_bytes", "rx", "Bytes of headers that these superframes did not repeat."),
     _level("ring_entries", "entries", "Size of the rx ring; 0 when stopped."),
     _level("ring_available_entries", "available_entries", "Buffers the guest has ready in its rx ring."),
     _level(

@@ -144,16 +144,16 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
         assert page.value("mpnet_queue_rx_spilled_bytes", **labels) == 50 + pair
 
 
-def test_what_coalescing_saves_is_read_from_the_tx_rings(metrics, segment):
-    fields = ("coalesced", "coalesced_frames", "coalesced_saved_bytes")
+@pytest.mark.parametrize(("offset", "name"), [(0, "rx_segmented"), (1, "tx_coalesced")])
+def test_what_superframes_save_is_read_from_the_rings(metrics, segment, offset, name):
+    fields = ("", "_frames", "_saved_bytes")
     for number, (pair, field) in enumerate(itertools.product(range(PAIRS), fields)):
-        segment.rings[2 * pair + 1][field] = 1000 + number
+        segment.rings[2 * pair + offset][name[3:] + field] = 1000 + number
     page = scrape(metrics)
-    for number, (pair, name) in enumerate(
-        itertools.product(range(PAIRS), ("coalesced_packets", "coalesced_frames", "coalesced_saved_bytes"))
-    ):
+    units = ("packets", "frames", "saved_bytes")
+    for number, (pair, unit) in enumerate(itertools.product(range(PAIRS), units)):
         labels = {"device": segment.name, "queue": str(pair)}
-        assert page.value(f"mpnet_queue_tx_{name}_total", **labels) == 1000 + number
+        assert page.value(f"mpnet_queue_{name}_{unit}_total", **labels) == 1000 + number
 
 
 def test_bursts_become_a_cumulative_histogram(metrics, segment):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+QUEUE_LENGTH = 8192
+"""Frames that each TAP's queue takes."""
 GUEST_MAC = bytes.fromhex("026d70000001")
 NOWHERE = "198.19.0.1"
 """An address the host has a black hole for: frames to it are dropped once they are routed."""
@@ -121,5 +123,6 @@ class Bed:
             mac = GUEST_MAC.hex(":")
             ip.neigh("replace", dst=f"{net}.2", lladdr=mac, ifindex=index, state="permanent")
             link = next(iter(ip.link("get", index=index)))
+            ip.link("set", index=index, txqlen=QUEUE_LENGTH)
             address = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
         return Wire(name, index, address, f"{net}.1", f"{net}.2")
