@@ -45,6 +45,10 @@ class Wire:
         raise LookupError(self.name)
 
 
+NO_WIRE = Wire("", 0, bytes.fromhex("026d70000002"), "198.18.0.1", "198.18.0.2")
+"""Takes the place of a TAP's where a device has none: addresses for frames that no kernel sees."""
+
+
 @dataclass
 class Bed:
     """All that systems share; the calling thread is in a network namespace of its own, and pinned.
