@@ -28,6 +28,7 @@ class RingSetting:
         fds: kick, call and error; None where there is none.
         base: where to begin, until a worker has taken it; then the ring state in the segment says.
         coalesce: several frames of a flow may become one on their way to the TAP.
+        segment: a frame of the TAP that the driver does not take becomes several.
     """
 
     number: int
@@ -38,6 +39,7 @@ class RingSetting:
     fds: tuple[int | None, int | None, int | None]
     base: int | None = None
     coalesce: bool = False
+    segment: bool = False
 
     def errand(self) -> Errand:
         """The message that has a worker serve the ring so."""
@@ -55,6 +57,7 @@ class RingSetting:
             call=call,
             err=err,
             coalesce=self.coalesce,
+            segment=self.segment,
             base=self.base,
         )
         return message, [fd for fd in self.fds if fd is not None]

@@ -112,7 +112,7 @@ class Device:
         )
         desired = Desired(self.tap.fds, self.config.backend, poll_us=self.config.poll_us)
         self.supervisor = Supervisor(desired, around)
-        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, coalesce=self.config.gro)
+        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config)
 
     async def stop(self) -> None:
         """Stop the workers and give back segment and TAP; the session has ended before."""
@@ -214,7 +214,8 @@ class Device:
             self.log.error("guest memory is not shared", region=describe(self.unshared[0]), remedy=sharing.REMEDY)
 
     def _set_features(self, features: int) -> None:
-        self.tap.set_features(features)
+        # What the driver does not take is segmented by the workers.
+        self.tap.set_features(features, offloads=self._tap_offloads if self.config.gso else features)
         self.segment.header.features = features
         self.trace(Kind.FEATURES_SET, features)
         self.log.info("features negotiated", features=" ".join(names(features)))

@@ -107,7 +107,9 @@ def _ports() -> set[int]:
     """Where the control processes of this user answer scrapes: their devices' segments say it."""
     ports = set()
     for name in names():
-        with contextlib.suppress(MpnetError, posix_ipc.Error):
+        with contextlib.suppress(
+            MpnetError, posix_ipc.Error, ValueError
+        ):  # one that is being made has no size yet
             header = Segment.attach(name).header
             if header.metrics_port and psutil.pid_exists(int(header.control_pid)):
                 ports.add(int(header.metrics_port))

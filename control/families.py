@@ -14,6 +14,7 @@ from mpnet.segment.layout import (
     BURST_BUCKETS,
     ROUND_BUCKETS_NS,
     DropReason,
+    Engine,
     Negotiation,
     RestartReason,
     RingState,
@@ -204,6 +205,11 @@ _QUEUES = (
     ),
     _traffic("coalesced_frames", "tx", "Superframes made of frames of the guest's tx queue."),
     _traffic("coalesced_saved_bytes", "tx", "Bytes of headers that superframes did not repeat."),
+    _traffic(
+        "segmented_packets", "rx", "Frames for the guest that came in as a part of a superframe.", "segmented"
+    ),
+    _traffic("segmented_frames", "rx", "Superframes that frames of the guest's rx queue were cut from."),
+    _traffic("segmented_saved_bytes", "rx", "Bytes of headers that these superframes did not repeat."),
     _level("ring_entries", "entries", "Size of the rx ring; 0 when stopped."),
     _level("ring_available_entries", "available_entries", "Buffers the guest has ready in its rx ring."),
     _level(
@@ -239,6 +245,12 @@ def _histogram_values(counts: str, total: str, unit: float = 1) -> Values:
         return list(itertools.chain.from_iterable(cumulated(buckets, sum_ * unit) for buckets, sum_ in columns))
 
     return values
+
+
+def _polls(reading: Reading) -> list[Number]:
+    workers = reading.segment.workers
+    columns = zip(workers.poll_hits.tolist(), workers.poll_misses.tolist(), strict=True)
+    return list(itertools.chain.from_iterable(columns))
 
 
 def _heartbeats(reading: Reading) -> list[Number]:
@@ -278,6 +290,26 @@ _WORKERS = (
         "counter",
         "Times the worker slept and was woken.",
         lambda seen: list(seen.segment.workers.wakeups.tolist()),
+    ),
+    Family(
+        "mpnet_worker_polls",
+        "counter",
+        "Times the worker looked for work before it slept: in time (hit), or for nothing (miss).",
+        _rows("worker", "_total", "outcome", ("hit", "miss")),
+        _polls,
+    ),
+    _worker(
+        "polled_seconds",
+        "counter",
+        "Time in which the worker looked for work and there was none.",
+        lambda seen: [polled * _NS for polled in seen.segment.workers.poll_ns.tolist()],
+    ),
+    Family(
+        "mpnet_worker_engine",
+        "gauge",
+        "1 for how the worker writes to the TAP; auto: it has not chosen yet.",
+        _rows("worker", "", "engine", (engine.name.lower() for engine in Engine)),
+        lambda seen: [int(used == engine) for used in seen.segment.workers.engine.tolist() for engine in Engine],
     ),
     _histogram(
         "batch_packets", "Frames moved at a time.", BURST_BUCKETS, _histogram_values("bursts", "burst_packets")

@@ -1,7 +1,7 @@
 """Which features a device offers: what is implemented, as far as what is behind it can do it."""
 
 from mpnet.config.device import ECHO, TAP
-from mpnet.virtio.features import Feature, mask
+from mpnet.virtio.features import Feature, has, mask
 
 _ALWAYS = mask(
     Feature.VERSION_1,
@@ -29,9 +29,10 @@ def offered_features(tap_offloads: int, queue_pairs: int, backend: str = TAP) ->
         queue_pairs: those offered.
         backend: one of ``config.device.BACKENDS``.
     """
-    return (
-        _ALWAYS
-        | (0 if backend == ECHO else _UNFINISHED)
-        | tap_offloads
-        | (mask(Feature.MQ) if queue_pairs > 1 else 0)
-    )
+    features = _ALWAYS | tap_offloads
+    if backend != ECHO:
+        features |= _UNFINISHED
+    if has(tap_offloads, Feature.GUEST_USO4):
+        # A kernel that gives such packets takes them too.
+        features |= mask(Feature.HOST_USO)
+    return features | mask(Feature.MQ) if queue_pairs > 1 else features

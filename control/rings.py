@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from mpnet.config.device import DeviceConfig
 from mpnet.control.desired import RingSetting
 from mpnet.control.port import Port
 from mpnet.control.supervisor import Supervisor
@@ -19,9 +20,9 @@ class Rings:
     """
 
     def __init__(
-        self, backend: Backend, supervisor: Supervisor, tap: Port, segment: Segment, *, coalesce: bool = False
+        self, backend: Backend, supervisor: Supervisor, tap: Port, segment: Segment, config: DeviceConfig
     ) -> None:
-        self._coalesce = coalesce
+        self._config = config
         self._backend = backend
         self._supervisor = supervisor
         self._tap = tap
@@ -108,7 +109,8 @@ class Rings:
             features=self._backend.features,
             enabled=self._enabled(index),
             fds=(ring.kick_fd, ring.call_fd, ring.err_fd),
-            coalesce=self._coalesce,
+            coalesce=self._config.gro,
+            segment=self._config.gso,
             base=base,
         )
 

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 
 from mpnet.config.control import ControlConfig
 from mpnet.config.device import DeviceConfig
+from mpnet.config.layer import RunConfig
 from mpnet.control.device import Device
 from mpnet.control.endpoint import Endpoint
 from mpnet.control.launcher import Launcher
@@ -33,6 +34,7 @@ class Control:
         services: what runs beside the devices.
         launcher: what starts workers; started already where start-up time counts.
         limits: how long to wait for workers.
+        reread: reads the configuration again, where there is one to read.
 
     Raises:
         ConfigError: two devices share an id, a TAP or a socket.
@@ -45,14 +47,28 @@ class Control:
         services: Sequence[Service] = (),
         launcher: Launcher | None = None,
         limits: Limits | None = None,
+        reread: Callable[[], RunConfig] | None = None,
     ) -> None:
         _check_distinct(configs)
+        self._reread = reread
         self.options = options or ControlConfig()
         self.stopping = asyncio.Event()
         self._launcher = launcher or Launcher()
         self.devices = {config.id: Device(config, self._launcher, limits) for config in configs}
         self._services = services
         self._log = get_log()
+
+    def reread(self) -> RunConfig:
+        """Read the configuration again.
+
+        Raises:
+            MpnetError: there is none, or it cannot be used.
+        """
+        if self._reread is None:
+            raise MpnetError(
+                "there is no configuration file to read again", "start with 'mpnet run --config FILE'"
+            )
+        return self._reread()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM, SIGINT or ``stopping``, then leave nothing behind.

@@ -16,6 +16,7 @@ from mpnet.control.log import get_log
 from mpnet.control.management import Handler, ManagementServer
 from mpnet.control.metrics import Metrics
 from mpnet.control.observation import observation_handlers
+from mpnet.control.reload import reload
 from mpnet.control.server import Control
 from mpnet.errors import MpnetError
 from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams, default_socket_path
@@ -116,6 +117,7 @@ def make_handlers(control: Control) -> dict[str, Handler]:
 
     return {
         "control.show": show_control,
+        "control.reload": lambda _: reload(control),
         "device.list": list_devices,
         "device.show": show_device,
         "device.set": set_device,

@@ -4,6 +4,8 @@ from mpnet.dashboards.board import Board, Row
 from mpnet.dashboards.panel import RATE, WORKER, Panel, Query
 from mpnet.dashboards.query import BY_WORKER, mean, quantile, sum_rate
 
+_HIT = f'{WORKER},outcome="hit"'
+
 WORKERS = Board(
     "workers",
     "Workers",
@@ -89,6 +91,29 @@ WORKERS = Board(
                     "The same on average.",
                     Query(mean(BY_WORKER, "mpnet_worker_round_duration_seconds"), "{{device}} {{worker}}"),
                     "s",
+                ),
+                Panel(
+                    "Polls that found work",
+                    "Of the times the worker looked for work before it slept. Few: polling does not pay.",
+                    Query(
+                        f"{sum_rate(BY_WORKER, 'mpnet_worker_polls_total', _HIT)} / "
+                        f"({sum_rate(BY_WORKER, 'mpnet_worker_polls_total', WORKER)} > 0)",
+                        "{{device}} {{worker}}",
+                    ),
+                    "percentunit",
+                ),
+                Panel(
+                    "Time polled without work",
+                    "What polling costs; 1 is one core.",
+                    Query(
+                        sum_rate(BY_WORKER, "mpnet_worker_polled_seconds_total", WORKER), "{{device}} {{worker}}"
+                    ),
+                ),
+                Panel(
+                    "Engine",
+                    "How the worker writes to the TAP.",
+                    Query(f"mpnet_worker_engine{{{WORKER}}} == 1", "{{device}} {{worker}} {{engine}}"),
+                    kind="timeline",
                 ),
                 Panel(
                     "Wakeups",

@@ -291,7 +291,7 @@ NET0 = "id=net0,tap=tap0,socket=/run/net0.sock,queue-pairs=4"
 def served(invoke, monkeypatch):
     """Runs ``mpnet run`` up to where it would serve; gives what it would."""
     chosen = []
-    monkeypatch.setattr(run, "_serve", chosen.append)
+    monkeypatch.setattr(run, "_serve", lambda wanted, _reread: chosen.append(wanted))
 
     def call(*arguments, **environment):
         result = invoke("run", *arguments, **environment)

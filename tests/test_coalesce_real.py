@@ -39,7 +39,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Running]:
         network_namespace(),
         tap("tap0", "10.80.0.1/24", "fd80::1/64") as name,
         tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        Running(Path(folder), name, words="gro=on", environment=environment) as running,
+        Running(Path(folder), name, environment=environment) as running,
     ):
         with IPRoute() as ip:
             index = ip.link_lookup(ifname=name)[0]

@@ -17,9 +17,7 @@ BASE = "id=net0,tap=tap0,socket=/run/mpnet/net0.sock"
 _ids = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", fullmatch=True)
 _taps = st.from_regex(r"[a-z0-9,=_-]{1,15}", fullmatch=True)
 _backends = st.one_of(
-    st.fixed_dictionaries(
-        {"tap": _taps, "create": st.booleans(), "gro": st.booleans(), "engine": st.sampled_from(ENGINES)}
-    ),
+    st.fixed_dictionaries({"tap": _taps, "create": st.booleans(), "engine": st.sampled_from(ENGINES)}),
     st.fixed_dictionaries({"backend": st.sampled_from(["null", "echo"])}),
 )
 _sockets = st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=100).map(
@@ -46,6 +44,8 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         cpus=draw(_cpus),
         mac=draw(_macs),
         mtu=draw(st.one_of(st.just(0), st.integers(MIN_MTU, MAX_MTU))),
+        gro=draw(st.booleans()),
+        gso=draw(st.booleans()),
         poll_us=draw(st.integers(0, 10_000)),
         client=draw(st.booleans()),
     )

@@ -65,9 +65,11 @@ def test_the_first_replacement_does_not_wait_and_a_crash_loop_does() -> None:
 @pytest.mark.parametrize("pairs", [1, 4])
 def test_what_is_offered_is_sound_and_follows_the_tap(pairs: int) -> None:
     guest = mask(Feature.GUEST_CSUM, Feature.GUEST_TSO4, Feature.GUEST_TSO6, Feature.GUEST_ECN)
-    for offloads in (0, mask(Feature.GUEST_CSUM), guest):
+    uso = mask(Feature.GUEST_USO4, Feature.GUEST_USO6)
+    for offloads in (0, mask(Feature.GUEST_CSUM), guest, guest | uso):
         offered = offered_features(offloads, pairs)
         assert missing_dependencies(offered) == []
-        assert offered & guest == offloads
+        assert offered & (guest | uso) == offloads
+        assert has(offered, Feature.HOST_USO) == has(offloads, Feature.GUEST_USO4)
         assert has(offered, Feature.MQ) == (pairs > 1)
         assert not offered & mask(Feature.CTRL_RX, Feature.CTRL_VLAN, Feature.CTRL_RX_EXTRA)

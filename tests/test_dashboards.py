@@ -114,7 +114,7 @@ def watched() -> Iterator[Watched]:
         network_namespace(),
         tap("tap0"),
         tempfile.TemporaryDirectory(prefix="mpnet-") as name,
-        Running(Path(name), "tap0", PAIRS, words="gro=on") as device,
+        Running(Path(name), "tap0", PAIRS, words="gro=on,poll-us=20") as device,
         Driver.connect(device.socket, Setup(queue_pairs=PAIRS)) as driver,
         Prometheus(Path(name), device.port) as prometheus,
     ):

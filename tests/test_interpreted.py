@@ -10,7 +10,10 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize("name", ["test_chain.py", "test_coalesce.py", "test_datapath.py", "test_without_tap.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_chain.py", "test_coalesce.py", "test_datapath.py", "test_segmentation.py", "test_without_tap.py"],
+)
 def test_interpreted(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / name)],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import mpnet
 from mpnet.config.control import ControlConfig
 from mpnet.config.device import DeviceConfig
+from mpnet.config.layer import RunConfig
 from mpnet.control import management, services
 from mpnet.control.management import ManagementServer
 from mpnet.control.peer import Peer
@@ -57,6 +58,9 @@ class FakeDevice:
 
 
 class FakeControl:
+    def reread(self):
+        return RunConfig(control=self.options, devices=())
+
     def __init__(self):
         self.options = ControlConfig(metrics="127.0.0.1:9464")
         self.devices = {name: FakeDevice(name) for name in ("net0", "net1")}
@@ -153,6 +157,9 @@ def test_every_method_answers(path):
             ("net1", 0),
         ]
         await served.call("trace.bursts", device="net0")
+        refused = ["device net0 is no longer described: it takes a restart"]
+        refused += ["device net1 is no longer described: it takes a restart"]
+        assert await served.call("control.reload") == {"changed": [], "refused": refused}
         wanted = {"device": "net0", "queue": 7, "direction": "rx", "snaplen": 64, "lane_bytes": 1 << 20}
         with pytest.raises(MpnetError, match="has no queue 7, expected 0 to 0"):
             await served.call("capture.start", **wanted)
@@ -189,7 +196,7 @@ def test_the_socket_is_this_users_alone_and_goes_with_the_server(path):
 @pytest.mark.parametrize(
     ("method", "params", "problem", "remedy"),
     [
-        ("device.destroy", {}, "unknown method 'device.destroy'", "control.show, device.list"),
+        ("device.destroy", {}, "unknown method 'device.destroy'", "control.show, control.reload"),
         ("device.show", {}, "missing required field 'device'", "it takes: device"),
         ("device.show", {"device": 3}, "Expected 'str', got 'int'", "it takes: device"),
         ("device.list", {"verbose": True}, "unknown field 'verbose'", "it takes: none"),

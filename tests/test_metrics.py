@@ -28,6 +28,7 @@ from mpnet.segment.layout import (
     BURST_BUCKETS,
     ROUND_BUCKETS_NS,
     DropReason,
+    Engine,
     Negotiation,
     RestartReason,
     RingState,
@@ -143,16 +144,16 @@ def test_each_counter_is_read_from_its_own_field(metrics, segment):
         assert page.value("mpnet_queue_rx_spilled_bytes", **labels) == 50 + pair
 
 
-def test_what_coalescing_saves_is_read_from_the_tx_rings(metrics, segment):
-    fields = ("coalesced", "coalesced_frames", "coalesced_saved_bytes")
+@pytest.mark.parametrize(("offset", "name"), [(0, "rx_segmented"), (1, "tx_coalesced")])
+def test_what_superframes_save_is_read_from_the_rings(metrics, segment, offset, name):
+    fields = ("", "_frames", "_saved_bytes")
     for number, (pair, field) in enumerate(itertools.product(range(PAIRS), fields)):
-        segment.rings[2 * pair + 1][field] = 1000 + number
+        segment.rings[2 * pair + offset][name[3:] + field] = 1000 + number
     page = scrape(metrics)
-    for number, (pair, name) in enumerate(
-        itertools.product(range(PAIRS), ("coalesced_packets", "coalesced_frames", "coalesced_saved_bytes"))
-    ):
+    units = ("packets", "frames", "saved_bytes")
+    for number, (pair, unit) in enumerate(itertools.product(range(PAIRS), units)):
         labels = {"device": segment.name, "queue": str(pair)}
-        assert page.value(f"mpnet_queue_tx_{name}_total", **labels) == 1000 + number
+        assert page.value(f"mpnet_queue_{name}_{unit}_total", **labels) == 1000 + number
 
 
 def test_bursts_become_a_cumulative_histogram(metrics, segment):
@@ -175,6 +176,19 @@ def test_the_durations_of_rounds_are_a_histogram_in_seconds(metrics, segment):
     values = [page.value(f"{name}_bucket", **labels, le=bound) for bound in bounds]
     assert values == list(itertools.accumulate(range(1, len(ROUND_BUCKETS_NS) + 2)))
     assert page.value(f"{name}_sum", **labels) == 2.5
+
+
+def test_polling_and_the_engine_are_told(metrics, segment):
+    worker = segment.workers[1]
+    worker.poll_hits, worker.poll_misses, worker.poll_ns, worker.engine = 3, 4, 1_500_000_000, Engine.URING
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "1"}
+    assert page.value("mpnet_worker_polls_total", **labels, outcome="hit") == 3
+    assert page.value("mpnet_worker_polls_total", **labels, outcome="miss") == 4
+    assert page.value("mpnet_worker_polled_seconds_total", **labels) == 1.5
+    engines = {
+        engine.name: page.value("mpnet_worker_engine", **labels, engine=engine.name.lower()) for engine in Engine
+    }
+    assert [name for name, used in engines.items() if used] == ["URING"]
 
 
 def test_the_stage_of_the_negotiation_is_told(metrics, segment):

@@ -15,7 +15,14 @@ from mpnet.tap.tap import Tap
 from mpnet.virtio.features import Feature, mask
 from tests.real.netns import network_namespace
 
-GUEST = mask(Feature.GUEST_CSUM, Feature.GUEST_TSO4, Feature.GUEST_TSO6, Feature.GUEST_ECN)
+GUEST = mask(
+    Feature.GUEST_CSUM,
+    Feature.GUEST_TSO4,
+    Feature.GUEST_TSO6,
+    Feature.GUEST_ECN,
+    Feature.GUEST_USO4,
+    Feature.GUEST_USO6,
+)
 
 
 @pytest.fixture(autouse=True)

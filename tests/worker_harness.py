@@ -155,6 +155,7 @@ class Harness:
             call=ring.call_fd is not None,
             err=ring.err_fd is not None,
             coalesce=True,
+            segment=True,
             base=base,
         )
         return self.ask(spec, fds)

@@ -4,6 +4,9 @@ A frame is read straight into the guest's buffers. How long it is shows only aft
 translated chains lies ready, long enough for a frame like the last one, and behind it the queue pair's *spill*
 in shared memory for the rest. What went to the spill is copied on into further chains; where the driver has not
 given enough of them yet, the whole frame stays in the spill until it has, and outlives the worker there.
+
+A frame that the driver does not take as it is goes by the spill as a whole: a superframe to be segmented, and,
+for a driver without GUEST_CSUM, all frames. After one of them, the next is read there at once.
 """
 
 import errno
@@ -12,43 +15,48 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
+from mpnet.virtio import net_header
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
 from mpnet.workers.capture import capture, capturing
-from mpnet.workers.chain import (
-    WRITABLE,
-    chain_bytes,
-    gather,
-    iovec_base,
-    iovec_length,
-    scatter,
-    set_iovec,
-)
+from mpnet.workers.chain import gather, iovec_base, iovec_length, scatter, set_iovec
 from mpnet.workers.ring import (
     available_entries,
     break_ring,
     close_burst,
-    give_back,
     memory_was_lost,
     open_burst,
     refuse_kicks,
-    take,
     want_kicks,
 )
-from mpnet.workers.state import BURST, BURST_SEGMENTS, Context
+from mpnet.workers.state import BURST, BURST_SEGMENTS, RX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
-
-MAX_READ_SEGMENTS = 1000
-"""Below IOV_MAX, with room for the spill."""
+from mpnet.workers.superframe import (
+    complete_frame,
+    goes_whole,
+    open_superframe,
+    segment_bytes,
+    write_segment,
+)
+from mpnet.workers.window import (
+    MAX_READ_SEGMENTS,
+    can_never_hold,
+    direct_bytes,
+    extend_window,
+    fill_chains,
+    open_window,
+)
 
 _TOO_LONG = int(DropReason.TOO_LONG)
-_TAP_ERROR = int(DropReason.TAP_ERROR)
+_BAD_HEADER = int(DropReason.BAD_HEADER)
 _BROKEN = int(DropReason.BROKEN)
+_LONG_HEADER = net_header.BYTES
 
 # What became of an attempt to receive a frame, where it is not the frame's length.
 _DRAINED = -1  # the TAP has none
 _BLOCKED = -2  # the driver has not given enough buffers
 _DROPPED = -3
 _FAULT = -4
+_SPILLED = -5  # it is in the spill
 
 
 @compiled
@@ -66,13 +74,14 @@ def receive(ctx: Context, index: int) -> int:
     elif not ring.started:
         return 0
     captured = capturing(ctx, index)
-    _open_window(ctx)
+    open_window(ctx)
+    ctx.superframe[0].known = 0
     frames = 0
     packets = 0
     octets = 0
     outcome = 0
     most = BURST if ring.more else ring.batch
-    while frames < most and window.end < BURST_SEGMENTS:
+    while (window.reads < most or shared.spilled) and frames < RX_FRAMES and window.end < BURST_SEGMENTS:
         first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
@@ -83,7 +92,7 @@ def receive(ctx: Context, index: int) -> int:
         elif outcome != _DROPPED:
             break
         frames += 1
-    _expect(ctx, index, frames, most)
+    _expect(ctx, index, most)
     shared.packets += packets
     shared.bytes += octets
     shared.available_entries = available_entries(ctx, index)
@@ -94,114 +103,87 @@ def receive(ctx: Context, index: int) -> int:
     if not memory_was_lost(ctx, index):
         # The chains that were taken and not filled are no news: the next one behind them is.
         ring.cursor = seen
-        _settle(ctx, index, frames, outcome)
+        _settle(ctx, index, outcome)
     return packets
 
 
 @compiled
-def _expect(ctx: Context, index: int, frames: int, most: int) -> None:
-    """Expect as many frames the next time as came in the burst of ``most`` at most that ends.
+def _expect(ctx: Context, index: int, most: int) -> None:
+    """Expect as many frames the next time as were read in the burst of ``most`` at most that ends.
 
     To find that there are no more takes a system call, for which the driver need not wait: as many as there were
     last time are shown at once.
     """
     ring = ctx.rings[index]
+    reads = ctx.window[0].reads
     if not ring.more:
-        ring.batch = max(frames, 1)
-    elif frames:
-        ring.batch = min(ring.batch + frames, BURST)
-    ring.more = frames == most
+        ring.batch = max(reads, 1)
+    elif reads:
+        ring.batch = min(ring.batch + reads, BURST)
+    ring.more = int(reads == most)
 
 
 @compiled
-def _settle(ctx: Context, index: int, frames: int, outcome: int) -> None:
-    """Decide by the outcome that ended a burst of ``frames`` whether the ring may have more work.
+def _settle(ctx: Context, index: int, outcome: int) -> None:
+    """Decide by the outcome that ended a burst whether the ring may have more work.
 
     A worker that polls comes back to the TAP anyway, and need not find out now.
     """
     ring = ctx.rings[index]
+    window = ctx.window[0]
+    back_anyway = ctx.worker[0].polling and window.reads < BURST and ctx.shared[index].spilled == 0
     if outcome == _FAULT:
-        break_ring(ctx, index, ctx.window[0].fault)
+        break_ring(ctx, index, window.fault)
     elif outcome == _BLOCKED:
         ring.ready = int(want_kicks(ctx, index))
-    elif outcome == _DRAINED or (ctx.worker[0].polling and frames < BURST):
+    elif outcome == _DRAINED or back_anyway:
         ring.ready = 0
 
 
 @compiled
-def _open_window(ctx: Context) -> None:
-    window = ctx.window[0]
-    window.translated = 0
-    window.filled = 0
-    window.begin = 0
-    window.end = 0
-    window.bytes = 0
-    window.descriptors = 0
-    window.fault = 0
-
-
-@compiled
-def _extend_window(ctx: Context, index: int, size: int) -> None:
-    """Translate chains until the window has ``size`` bytes, as far as there are chains.
-
-    Without MRG_RXBUF a frame has one chain, and the window no more than that.
-    """
-    ring = ctx.rings[index]
-    worker = ctx.worker[0]
-    window = ctx.window[0]
-    while window.bytes < size:
-        if not ring.mergeable and window.translated > window.filled:
-            return
-        end = take(ctx, index, window.end, WRITABLE)
-        if end <= 0:
-            window.fault = worker.fault if end < 0 else 0
-            return
-        chain = ctx.chains[window.translated]
-        chain.buffer_id = worker.buffer_id
-        chain.span = worker.span
-        chain.end = end
-        chain.bytes = chain_bytes(ctx, window.end, end)
-        window.bytes += chain.bytes
-        window.descriptors += worker.descriptors
-        window.end = end
-        window.translated += 1
-
-
-@compiled
 def _receive_frame(ctx: Context, index: int) -> int:
-    """Move one frame from the spill or the TAP into the guest; returns its bytes without the header."""
+    """Move one frame, or a segment of one, to the guest; returns its bytes without the header, or an outcome."""
+    if ctx.shared[index].spilled == 0:
+        outcome = _read_frame(ctx, index)
+        if outcome != _SPILLED:
+            return outcome
+    if goes_whole(ctx.rings[index].whole, load_u8(ctx.rings[index].spill + GSO_TYPE)):
+        return _deliver_spilled(ctx, index)
+    return _deliver_segment(ctx, index)
+
+
+@compiled
+def _read_frame(ctx: Context, index: int) -> int:
+    """Read a frame: into the guest's buffers, where the driver takes it and they suffice, else into the spill."""
     ring = ctx.rings[index]
     shared = ctx.shared[index]
     window = ctx.window[0]
-    direct = 0
-    length = shared.spilled
-    if length == 0:
-        _extend_window(ctx, index, ring.expected)
-        if window.bytes == 0:
-            return _FAULT if window.fault else _BLOCKED
-        direct = _direct_bytes(ctx)
-        length = _read_tap(ctx, index, direct)
-        if length < 0:
-            return length
+    extend_window(ctx, index, 1 if ring.staged else ring.expected)
+    if window.bytes == 0:
+        return _FAULT if window.fault else _BLOCKED
+    direct = 0 if ring.staged else direct_bytes(ctx)
+    length = _read_tap(ctx, index, direct)
+    if length < 0:
+        return length
+    window.reads += 1
+    if direct:
         ring.expected = length
-    _extend_window(ctx, index, length)
-    if window.bytes < length:
-        return _no_room(ctx, index, length, direct)
-    if length > direct:
-        scatter(ctx, window.begin, direct, ring.spill + direct, length - direct)
-    begin = window.begin
-    _finish_header(ctx, index, begin, _fill_chains(ctx, index, length))
-    shared.spilled = 0
-    return int(length - ring.header_bytes)
-
-
-@compiled
-def _direct_bytes(ctx: Context) -> int:
-    """Bytes of the window that one readv(2) can take."""
-    window = ctx.window[0]
-    if window.end - window.begin <= MAX_READ_SEGMENTS:
-        return int(window.bytes)
-    return chain_bytes(ctx, window.begin, window.begin + MAX_READ_SEGMENTS)
+        gso_type = load_u8(_header(ctx, index, window.begin) + GSO_TYPE)
+        if not goes_whole(ring.whole, gso_type):
+            ring.staged = 1
+        else:
+            extend_window(ctx, index, length)
+            if window.bytes >= length:
+                if length > direct:
+                    scatter(ctx, window.begin, direct, ring.spill + direct, length - direct)
+                begin = window.begin
+                _finish_header(ctx, index, begin, fill_chains(ctx, index, length))
+                shared.gso_packets += gso_type != 0
+                return int(length - ring.header_bytes)
+        gather(ctx, ring.spill, window.begin, min(direct, length))
+    shared.spill_done = 0
+    shared.spilled = length
+    return _SPILLED
 
 
 @compiled
@@ -209,10 +191,10 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
     """Read a frame into the window's first ``direct`` bytes and the spill; returns its length or an outcome."""
     ring = ctx.rings[index]
     window = ctx.window[0]
-    slots = min(window.end - window.begin, MAX_READ_SEGMENTS)
+    slots = min(window.end - window.begin, MAX_READ_SEGMENTS) if direct else 0
     room = max(SPILL_BYTES - direct, 0)
     # The next slot is not in use when the read ends: the window is translated anew beyond its end, and what
-    # MAX_READ_SEGMENTS cuts off is put back.
+    # MAX_READ_SEGMENTS cuts off, or is left out as a whole, is put back.
     after = window.begin + slots
     base, size = iovec_base(ctx, after), iovec_length(ctx, after)
     set_iovec(ctx, after, ring.spill + min(direct, SPILL_BYTES), room)
@@ -234,46 +216,83 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
 
 
 @compiled
-def _no_room(ctx: Context, index: int, length: int, direct: int) -> int:
-    """Keep a frame for which the chains do not suffice in the spill, or drop one that can never fit."""
+def _deliver_spilled(ctx: Context, index: int) -> int:
+    """Copy the frame in the spill to the guest as it is; returns its bytes without the header, or an outcome."""
     ring = ctx.rings[index]
     shared = ctx.shared[index]
-    window = ctx.window[0]
-    if window.fault:
-        count_drop(ctx, index, _BROKEN)
-        shared.spilled = 0
-        return _FAULT
-    if window.translated > window.filled and (not ring.mergeable or _driver_gave_all(ctx, index)):
-        count_drop(ctx, index, _TOO_LONG)
+    length = shared.spilled
+    ring.expected = length
+    if ring.offloads:
+        ring.staged = 0
+    else:
+        complete_frame(ring.spill, ring.header_bytes, length)
+    extend_window(ctx, index, length)
+    if ctx.window[0].bytes < length:
+        outcome = _no_room(ctx, index)
+        if outcome != _BLOCKED:
+            shared.spilled = 0
+        return outcome
+    begin = ctx.window[0].begin
+    buffers = fill_chains(ctx, index, length)
+    if ring.header_bytes == _LONG_HEADER:
+        store_u16(ring.spill + NUM_BUFFERS, buffers)
+    shared.gso_packets += load_u8(ring.spill + GSO_TYPE) != 0
+    scatter(ctx, begin, 0, ring.spill, length)
+    shared.spilled = 0
+    return int(length - ring.header_bytes)
+
+
+@compiled
+def _deliver_segment(ctx: Context, index: int) -> int:
+    """Give the guest the next segment of the superframe in the spill; returns its bytes, or an outcome."""
+    ring = ctx.rings[index]
+    shared = ctx.shared[index]
+    packet = ctx.superframe[0]
+    if not packet.known and not open_superframe(ctx, index):
+        count_drop(ctx, index, _BAD_HEADER)
         shared.spilled = 0
         return _DROPPED
-    gather(ctx, ring.spill, window.begin, min(direct, length))
-    shared.spilled = length
+    done = shared.spill_done
+    octets = packet.headers + segment_bytes(ctx, done)
+    extend_window(ctx, index, ring.header_bytes + octets)
+    if ctx.window[0].bytes >= ring.header_bytes + octets:
+        begin = ctx.window[0].begin
+        buffers = fill_chains(ctx, index, ring.header_bytes + octets)
+        write_segment(ctx, index, begin, buffers, done)
+        shared.segmented += 1
+        shared.segmented_frames += done == 0
+        shared.segmented_saved_bytes += packet.headers if done else 0
+        outcome = octets
+    else:
+        outcome = _no_room(ctx, index)
+        if outcome == _BLOCKED:
+            return outcome
+    shared.spill_done = done + packet.gso_size
+    if shared.spill_done >= packet.payload or outcome == _FAULT:
+        shared.spilled = 0
+        packet.known = 0
+    return int(outcome)
+
+
+@compiled
+def _no_room(ctx: Context, index: int) -> int:
+    """What becomes of a frame for which the window does not suffice: it waits, or is dropped and counted."""
+    if ctx.window[0].fault:
+        count_drop(ctx, index, _BROKEN)
+        return _FAULT
+    if can_never_hold(ctx, index):
+        count_drop(ctx, index, _TOO_LONG)
+        return _DROPPED
     return _BLOCKED
 
 
 @compiled
-def _driver_gave_all(ctx: Context, index: int) -> bool:
-    """Whether all chains are walked, none is filled, and the table has no room for one more like the last."""
-    window = ctx.window[0]
-    room = ctx.rings[index].entries - window.descriptors
-    return bool(window.filled == 0 and room < ctx.worker[0].descriptors)
-
-
-@compiled
-def _fill_chains(ctx: Context, index: int, length: int) -> int:
-    """Enter the chains that hold ``length`` bytes in the used ring; returns how many they are."""
-    window = ctx.window[0]
-    first = window.filled
-    while length > 0:
-        chain = ctx.chains[window.filled]
-        written = min(length, chain.bytes)
-        give_back(ctx, index, chain.buffer_id, chain.span, written)
-        length -= written
-        window.bytes -= chain.bytes
-        window.begin = chain.end
-        window.filled += 1
-    return int(window.filled - first)
+def _header(ctx: Context, index: int, begin: int) -> int:
+    """Where the virtio-net header in the buffers from ``begin`` on can be read: there, or a copy."""
+    if iovec_length(ctx, begin) >= ctx.rings[index].header_bytes:
+        return iovec_base(ctx, begin)
+    gather(ctx, ctx.worker[0].header, begin, ctx.rings[index].header_bytes)
+    return int(ctx.worker[0].header)
 
 
 @compiled
@@ -283,10 +302,10 @@ def _finish_header(ctx: Context, index: int, begin: int, buffers: int) -> None:
     The TAP leaves num_buffers alone, and sets DATA_VALID whether or not GUEST_CSUM was negotiated.
     """
     ring = ctx.rings[index]
-    header = ctx.worker[0].header
-    gather(ctx, header, begin, ring.header_bytes)
-    store_u16(header + NUM_BUFFERS, buffers)
+    header = _header(ctx, index, begin)
+    if ring.header_bytes == _LONG_HEADER:
+        store_u16(header + NUM_BUFFERS, buffers)
     if not ring.offloads:
         store_u8(header + FLAGS, 0)
-    scatter(ctx, begin, 0, header, ring.header_bytes)
-    ctx.shared[index].gso_packets += load_u8(header + GSO_TYPE) != 0
+    if header == ctx.worker[0].header:
+        scatter(ctx, begin, 0, header, ring.header_bytes)

@@ -14,7 +14,7 @@ from mpnet.virtio.features import Feature, has
 from mpnet.workers.memory import GuestMemory
 from mpnet.workers.packed import replay
 from mpnet.workers.ring import break_ring, call
-from mpnet.workers.state import COALESCE_ALL, ECHO, NULL, TAP, Context
+from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Context
 from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
 
@@ -167,6 +167,9 @@ class Rings:
         ring.offloads = int(has(features, Feature.GUEST_CSUM))
         ring.header_bytes = net_header.header_bytes(features)
         ring.expected = ring.batch = 1
+        ring.whole = _taken_whole(features) if spec.segment else ALL_WHOLE
+        # Without GUEST_CSUM every frame's checksum is finished, in private memory.
+        ring.staged = int(spec.segment and not ring.offloads)
         ring.coalesce = COALESCE_ALL if spec.coalesce else 0
         ring.accepted = 0
 
@@ -200,6 +203,18 @@ class Rings:
             self._watch.kick(ring.kick_fd, index)
         if index % 2 == 0 and ring.enabled and ring.tap_fd >= 0:
             self._watch.tap(ring.tap_fd, index)
+
+
+def _taken_whole(features: int) -> int:
+    """What a driver takes as the TAP gives it (VIRTIO 5.1.4.2): bit N for GSO type N, and GSO_ECN."""
+    whole = 1 << net_header.GSO_NONE
+    if has(features, Feature.GUEST_TSO4):
+        whole |= 1 << net_header.GSO_TCPV4
+    if has(features, Feature.GUEST_TSO6):
+        whole |= 1 << net_header.GSO_TCPV6
+    if has(features, Feature.GUEST_USO4) and has(features, Feature.GUEST_USO6):
+        whole |= 1 << net_header.GSO_UDP_L4
+    return whole | net_header.GSO_ECN if has(features, Feature.GUEST_ECN) else whole
 
 
 def _packed_base(ring: Any, spec: SetRing) -> int:

@@ -19,6 +19,8 @@ BURST = 64
 """Frames a queue may move before the next queue has its turn; frames that go to the TAP together are one."""
 TX_FRAMES = 256
 """Frames a tx queue may move, however few they become: 64 KiB of each of a few flows."""
+RX_FRAMES = 256
+"""Frames an rx queue may move, however few the TAP gave that were cut into them."""
 RING_BURST = 128
 """Frames moved within guest memory at a time: half a common ring, while the driver is at the other half."""
 BURST_SEGMENTS = 4096
@@ -31,6 +33,8 @@ HEADERS_BYTES = 12 + 14 + 4 + 40 + 60
 """The most that headers take: virtio-net, Ethernet, a tag, IPv6, TCP with all its options."""
 PRIVATE_BYTES = -(-HEADERS_BYTES // layout.CACHE_LINE) * layout.CACHE_LINE
 """Room for headers."""
+TEMPLATE_BYTES = 512
+"""The most that the headers of a superframe that is segmented take, IPv4 options and IPv6 extensions included."""
 ETHERNET_HEADER_BYTES = 14
 MAX_EVENTS = 256
 HEARTBEAT_MS = 2000
@@ -113,6 +117,8 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("staged", "i8"),  # rx: frames are read into the spill first
+        ("whole", "i8"),  # rx: bit N for GSO type N that the driver takes as it is, and GSO_ECN
         ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
@@ -152,6 +158,8 @@ ECHO = 2
 COALESCE_TCP = 1
 COALESCE_UDP = 2
 COALESCE_ALL = COALESCE_TCP | COALESCE_UDP
+ALL_WHOLE = 0xFF
+"""The driver takes all that the TAP gives: nothing is segmented."""
 UNKNOWN = 0
 RIGHT = 1
 WRONG = 2
@@ -165,6 +173,25 @@ WINDOW = np.dtype(
         ("bytes", "i8"),
         ("descriptors", "i8"),  # of the ring's own table, in all chains that have been walked
         ("fault", "i8"),
+        ("reads", "i8"),  # frames read from the TAP
+    ]
+)
+SUPERFRAME = np.dtype(
+    [
+        ("template", "i8"),  # address of TEMPLATE_BYTES: virtio-net header and headers of a segment
+        ("known", "i8"),  # what is below is of the superframe in the spill
+        ("gso_size", "i8"),  # bytes of payload of each segment but the last
+        ("payload", "i8"),  # of all
+        ("headers", "i8"),  # without the virtio-net header
+        ("network", "i8"),  # offsets in the frame
+        ("transport", "i8"),
+        ("ipv6", "i8"),
+        ("tcp", "i8"),
+        ("identification", "i8"),  # the first segment's, as are sequence number and flags
+        ("network_sum", "i8"),  # of the IPv4 header without length, identification and checksum
+        ("partial", "i8"),  # of the pseudo-header without length
+        ("sequence", "i8"),
+        ("tcp_flags", "i8"),
     ]
 )
 CHAIN = np.dtype([("buffer_id", "i8"), ("span", "i8"), ("end", "i8"), ("bytes", "i8")])
@@ -184,6 +211,7 @@ class Context(NamedTuple):
         pairs: queue pairs served; the first ``worker.pairs`` count.
         frames: ``FRAME`` records: the frames of the tx burst.
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
+        superframe: one ``SUPERFRAME`` record: what is being segmented.
         uring: one ``uring.RING`` record, whose ``fd`` is -1 where writes are not batched.
     """
 
@@ -197,6 +225,7 @@ class Context(NamedTuple):
     pairs: Any
     frames: Any
     flows: Any
+    superframe: Any
     uring: Any
 
 
@@ -240,6 +269,8 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     own.trace_ring = scratch.allocate(layout.TRACE_BYTES)
     own.one = scratch.keep(np.ones(1, np.int64))
     own.joined = scratch.allocate(16 * TX_FRAMES * (MAX_PIECES + 1))
+    superframe = _records(SUPERFRAME, 1)
+    superframe[0].template = scratch.allocate(TEMPLATE_BYTES)
     frames = _records(FRAME, TX_FRAMES)
     private = scratch.allocate(2 * PRIVATE_BYTES * TX_FRAMES)
     for number, frame in enumerate(frames):
@@ -255,5 +286,6 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
         pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
         frames=frames,
         flows=np.zeros(FLOW_SLOTS, np.int64),
+        superframe=superframe,
         uring=uring.make_state(),
     )

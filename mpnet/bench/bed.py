@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+QUEUE_LENGTH = 8192
+"""Frames that each TAP's queue takes."""
 GUEST_MAC = bytes.fromhex("026d70000001")
 NOWHERE = "198.19.0.1"
 """An address the host has a black hole for: frames to it are dropped once they are routed."""
@@ -41,6 +43,10 @@ class Wire:
             if name.strip() == self.name:
                 return int(counters.split()[0])
         raise LookupError(self.name)
+
+
+NO_WIRE = Wire("", 0, bytes.fromhex("026d70000002"), "198.18.0.1", "198.18.0.2")
+"""Takes the place of a TAP's where a device has none: addresses for frames that no kernel sees."""
 
 
 @dataclass
@@ -121,5 +127,6 @@ class Bed:
             mac = GUEST_MAC.hex(":")
             ip.neigh("replace", dst=f"{net}.2", lladdr=mac, ifindex=index, state="permanent")
             link = next(iter(ip.link("get", index=index)))
+            ip.link("set", index=index, txqlen=QUEUE_LENGTH)
             address = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
         return Wire(name, index, address, f"{net}.1", f"{net}.2")

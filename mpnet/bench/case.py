@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mpnet.bench.bed import GUEST_MAC, NOWHERE, Wire
+from mpnet.bench.bed import GUEST_MAC, NOWHERE, QUEUE_LENGTH, Wire
 from mpnet.guest.stream import Stream
 from mpnet.virtio.features import Feature, mask
 
@@ -21,9 +21,13 @@ _BASE = mask(
 )
 _CSUM = mask(Feature.CSUM, Feature.GUEST_CSUM)
 _TSO = _CSUM | mask(Feature.HOST_TSO4, Feature.GUEST_TSO4)
+_USO = _CSUM | mask(Feature.HOST_USO, Feature.GUEST_USO4, Feature.GUEST_USO6)
 _FULL_FRAME = 1514
 _TSO_SEGMENTS = 44
 """Segments of 1460 bytes: 64,240 in one frame, the most that fits 64 KiB."""
+_USO_SEGMENTS = 44
+"""Datagrams of 1472 bytes, likewise."""
+_BACKLOG = QUEUE_LENGTH // 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,8 @@ class Case:
         segments: above 1, of each segmentation offload.
         tcp: TCP instead of UDP.
         coalesced: frames of one flow that a device may write to the TAP as one; the limit does.
+        backlog: rx: frames that are in the TAP's queue before the device's time is taken; 0: they come all the
+            while.
         queue_pairs: of the device, each with a worker of its own.
         polled: the driver polls, and wants no calls; the device polls too where it can.
         echo: of a ring: frames come back.
@@ -72,6 +78,7 @@ class Case:
     segments: int = 1
     tcp: bool = False
     coalesced: int = 1
+    backlog: int = 0
     queue_pairs: int = 1
     polled: bool = False
     echo: bool = False
@@ -169,7 +176,27 @@ CASES = (
         kind="rx",
         figures=_PPS,
         flows=1024,
-        about="UDP frames of 64 B, 1024 interleaved flows, to the guest",
+        backlog=_BACKLOG,
+        about="UDP frames of 64 B, 1024 interleaved flows, to the guest, from a full queue",
+    ),
+    Case(
+        name="rx-udp-stream",
+        kind="rx",
+        figures=_PPS,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        segments=_USO_SEGMENTS,
+        about="UDP datagrams of 1514 B, 4 flows, sent with UDP_SEGMENT, to a guest without USO",
+    ),
+    Case(
+        name="rx-udp-stream-uso",
+        kind="rx",
+        figures=_PPS,
+        features=_BASE | _USO,
+        frame_bytes=_FULL_FRAME,
+        flows=4,
+        segments=_USO_SEGMENTS,
+        about="the same to a guest with USO",
     ),
     Case(
         name="rx-tso",

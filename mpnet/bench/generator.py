@@ -1,6 +1,7 @@
-"""What the host sends to a guest: frames into a TAP through a packet socket, compiled, a window at a time.
+"""What the host sends to a guest: frames into a TAP through a packet socket, compiled.
 
-The window keeps the TAP's queue from overflowing, so that no processor time goes into frames that are dropped.
+A window at a time, which keeps the TAP's queue from overflowing, so that no processor time goes into frames that
+are dropped; or so many at once, where what is measured begins when they are there.
 """
 
 import socket
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mpnet.bench.bed import Wire
+from mpnet.bench.bed import QUEUE_LENGTH, Wire
 from mpnet.bench.case import Case
 from mpnet.guest.stream import Stream
 from mpnet.jit.compile import compiled
@@ -23,9 +24,8 @@ _SOL_PACKET, _PACKET_VNET_HDR, _PACKET_QDISC_BYPASS = 263, 15, 20
 _MMSGHDR = struct.Struct("<QIxxxxQQQQixxxxIxxxx")
 _IOVEC = struct.Struct("<QQ")
 _BURST = 32
-_FRAMES_WINDOW = 512
-_OFFLOADS_WINDOW = 32
-"""Under way at most; the TAP's queue takes 1000."""
+_FRAMES_WINDOW = QUEUE_LENGTH // 4
+"""Segments under way at most: a TAP that takes no offloaded frames queues each for itself."""
 _PATIENCE = 1 << 11
 """Turns without progress after which what is under way counts as lost."""
 
@@ -35,10 +35,11 @@ STATE = np.dtype(
         ("messages", "i8"),  # address of the first struct mmsghdr
         ("count", "i8"),
         ("next", "i8"),
-        ("window", "i8"),
+        ("payload", "i8"),  # bytes of a frame's
+        ("window", "i8"),  # bytes of payload under way at most
         ("burst", "i8"),
-        ("sent", "i8"),  # frames, less those given up for lost
-        ("received", "i8"),  # frames the other side had at last look
+        ("sent", "i8"),  # bytes of payload, less what was given up for lost
+        ("received", "i8"),  # bytes of payload the other side had at last look
         ("stuck", "i8"),  # looks without progress
     ]
 )
@@ -69,7 +70,8 @@ def generator(wire: Wire, case: Case) -> Iterator[Generator]:
         record = state[0]
         record.fd, record.messages, record.count = sock.fileno(), memory[-1].ctypes.data, stream.flows
         record.burst = min(_BURST, stream.flows)
-        record.window = _OFFLOADS_WINDOW if stream.segments > 1 else _FRAMES_WINDOW
+        record.payload = stream.segments * stream.segment_bytes
+        record.window = _FRAMES_WINDOW * stream.segment_bytes
         yield Generator(state, memory)
 
 
@@ -104,12 +106,12 @@ def _messages(contents: list[bytes]) -> tuple[NDArray[np.uint8], ...]:
 
 @compiled
 def generate(sender: Generator, received: int) -> int:
-    """Send up to a burst, if the window lets; ``received`` is what the other side has had in all. How many."""
+    """Send up to a burst, if the window lets; ``received`` is the payload the other side has had. How many."""
     state = sender.state[0]
     if received != state.received:
         state.received = received
         state.stuck = 0
-    if state.sent - received > state.window - state.burst:
+    if state.sent - received > state.window - state.burst * state.payload:
         state.stuck += 1
         if state.stuck > _PATIENCE:
             state.sent = received
@@ -119,14 +121,30 @@ def generate(sender: Generator, received: int) -> int:
     sent = sendmmsg(state.fd, state.messages + 64 * state.next, count)
     if sent <= 0:
         return 0
-    state.sent += sent
+    state.sent += sent * state.payload
     state.next = state.next + sent if state.next + sent < state.count else 0
     return sent
 
 
 @compiled
+def send(sender: Generator, count: int) -> int:
+    """Send ``count`` frames, as far as they are taken; how many were."""
+    state = sender.state[0]
+    done = 0
+    while done < count:
+        sent = sendmmsg(
+            state.fd, state.messages + 64 * state.next, min(state.burst, state.count - state.next, count - done)
+        )
+        if sent <= 0:
+            break
+        done += sent
+        state.next = state.next + sent if state.next + sent < state.count else 0
+    return done
+
+
+@compiled
 def begin(sender: Generator, received: int) -> None:
-    """Forget what was under way: the other side has had ``received`` frames in all."""
+    """Forget what was under way: the other side has had ``received`` bytes of payload in all."""
     state = sender.state[0]
     state.sent = state.received = received
     state.stuck = 0

@@ -25,9 +25,9 @@ BATCH = 64
 STATE = np.dtype(
     [
         ("fd", "i8"),
-        ("data", "i8"),  # address of frames, or of room for one
-        ("size", "i8"),  # of a frame, or of the room
-        ("count", "i8"),  # frames there are
+        ("data", "i8"),  # address of frames, or of room for some
+        ("size", "i8"),  # of a frame, or of the room for one
+        ("count", "i8"),  # frames there are, or are room for
         ("next", "i8"),
         ("frames", "i8"),
         ("failed", "i8"),
@@ -121,13 +121,35 @@ def _rest(state: Any) -> None:
 
 
 @compiled
+def _read_next(state: Any) -> bool:
+    """Read a frame, if there is one, to where the one that is longest ago was."""
+    work = state[0]
+    if read(work.fd, work.data + work.next * work.size, work.size) <= 0:
+        return False
+    work.next = work.next + 1 if work.next + 1 < work.count else 0
+    return True
+
+
+@compiled
+def read_backlog(state: Any) -> int:
+    """A read(2) for each frame that is there; how many, in ``nanoseconds``."""
+    work = state[0]
+    frames = 0
+    started = clock_ns(_CLOCK_MONOTONIC, work.timespec_at)
+    while _read_next(state):
+        frames += 1
+    work.nanoseconds = clock_ns(_CLOCK_MONOTONIC, work.timespec_at) - started
+    return frames
+
+
+@compiled
 def read_each(state: Any) -> None:
     """A read(2) for each frame until told to stop; it sleeps only where there has been nothing for a while."""
     work = state[0]
     frames = work.frames
     idle = 0
     while load_acquire_i64(work.stop_at) == 0:
-        if read(work.fd, work.data, work.size) > 0:
+        if _read_next(state):
             frames += 1
             if frames % _TELL_EVERY == 0:
                 store_release_i64(work.frames_at, frames)
@@ -148,11 +170,12 @@ def feed(state: Any, sender: Generator, nanoseconds: int) -> int:
     """Send what ``read_each`` reads in another thread, for so long; nanoseconds it took."""
     work = state[0]
     timespec = work.feed_timespec_at  # not the reader's
-    begin(sender, load_acquire_i64(work.frames_at))
+    payload = sender.state[0].payload
+    begin(sender, load_acquire_i64(work.frames_at) * payload)
     started = clock_ns(_CLOCK_MONOTONIC, timespec)
     now = started
     while now - started < nanoseconds:
         for _ in range(_CLOCK_EVERY):
-            generate(sender, load_acquire_i64(work.frames_at))
+            generate(sender, load_acquire_i64(work.frames_at) * payload)
         now = clock_ns(_CLOCK_MONOTONIC, timespec)
     return now - started

@@ -13,10 +13,12 @@ from mpnet.jit.syscalls import clock_ns
 from mpnet.virtio import net_header
 from mpnet.virtio.split_ring import DESC_F_WRITE
 
-_BUFFER_BYTES = 2048
+BUFFER_BYTES = 2048
 _BURST = 64
 _CLOCK_MONOTONIC = 1
 _CLOCK_EVERY = 64
+_PATIENCE_NS = 20_000_000
+"""After which what has not come is taken for lost."""
 
 STATE = np.dtype(
     [
@@ -25,8 +27,8 @@ STATE = np.dtype(
         ("stride", "i8"),
         ("missing", "i8"),  # buffers of the frame under way still to come
         ("header_bytes", "i8"),
-        ("frames", "i8"),
-        ("bytes", "i8"),  # without virtio-net headers
+        ("around", "i8"),  # bytes of a frame that are not payload, with the virtio-net header
+        ("payload", "i8"),  # bytes
         ("nanoseconds", "i8"),  # of the last run
         ("timespec", "i8", (2,)),
         ("timespec_at", "i8"),
@@ -40,22 +42,47 @@ class Pool(NamedTuple):
     state: Any
 
 
-def make_pool(pair: QueuePair) -> Pool:
-    """A buffer of 2 KiB for each descriptor of the rx queue; MRG_RXBUF must have been negotiated."""
+def make_pool(pair: QueuePair, headers: int = 0) -> Pool:
+    """A buffer of 2 KiB for each descriptor of the rx queue; MRG_RXBUF must have been negotiated.
+
+    Args:
+        pair: whose rx queue.
+        headers: bytes of each frame that are not payload.
+    """
     size = pair.rx.ring.size
     state = np.zeros(1, STATE).view(np.recarray)
     record = state[0]
-    record.buffers = pair.rx.memory.allocate(_BUFFER_BYTES * size, _BUFFER_BYTES)
-    record.host_buffers = pair.rx.memory.host_address(int(record.buffers), _BUFFER_BYTES * size)
-    record.stride, record.header_bytes = _BUFFER_BYTES, pair.header_bytes
+    record.buffers = pair.rx.memory.allocate(BUFFER_BYTES * size, BUFFER_BYTES)
+    record.host_buffers = pair.rx.memory.host_address(int(record.buffers), BUFFER_BYTES * size)
+    record.stride, record.around = BUFFER_BYTES, pair.header_bytes + headers
     record.timespec_at = state.ctypes.data + STATE.fields["timespec"][1]  # type: ignore[index]  # a record has fields
     return Pool(state)
 
 
 @compiled
 def refill(queue: Virtqueue, pool: Pool) -> int:
-    """Take up to a burst of buffers, count frames and bytes, give all free buffers; how many, or ``BROKEN``."""
+    """Take up to a burst of buffers, count payload, give all free buffers; how many, or ``BROKEN``."""
+    count = collect(queue, pool)
+    if count != BROKEN:
+        _give(queue, pool)
+    return count
+
+
+@compiled
+def _give(queue: Virtqueue, pool: Pool) -> None:
+    """Give the device all free buffers."""
     ring = queue.state[0]
+    state = pool.state[0]
+    if ring.free_count > 0:
+        suppress_calls(queue)
+        while ring.free_count > 0:
+            add_one(queue, state.buffers + ring.free_head * state.stride, state.stride, DESC_F_WRITE)
+        notify(queue)
+
+
+@compiled
+def collect(queue: Virtqueue, pool: Pool) -> int:
+    """Take up to a burst of buffers and count payload; how many, or ``BROKEN``."""
     state = pool.state[0]
     count = 0
     while count < _BURST:
@@ -66,16 +93,10 @@ def refill(queue: Virtqueue, pool: Pool) -> int:
             break
         if state.missing == 0:
             state.missing = max(1, load_u16(state.host_buffers + head * state.stride + net_header.NUM_BUFFERS))
-            state.frames += 1
-            length -= state.header_bytes
+            length -= state.around
         state.missing -= 1
-        state.bytes += length
+        state.payload += length
         count += 1
-    if ring.free_count > 0:
-        suppress_calls(queue)
-        while ring.free_count > 0:
-            add_one(queue, state.buffers + ring.free_head * state.stride, state.stride, DESC_F_WRITE)
-        notify(queue)
     return count
 
 
@@ -83,16 +104,39 @@ def refill(queue: Virtqueue, pool: Pool) -> int:
 def exchange(queue: Virtqueue, pool: Pool, sender: Generator, nanoseconds: int) -> bool:
     """Send from the host and receive in the guest for so long; False where the device broke the queue."""
     state = pool.state[0]
-    begin(sender, state.frames)
+    begin(sender, state.payload)
     started = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
     now = started
     turns = 0
     while now - started < nanoseconds:
         if refill(queue, pool) == BROKEN:
             return False
-        generate(sender, state.frames)
+        generate(sender, state.payload)
         turns += 1
         if turns % _CLOCK_EVERY == 0:
             now = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
     state.nanoseconds = now - started
     return True
+
+
+@compiled
+def drain(queue: Virtqueue, pool: Pool, payload: int) -> int:
+    """Receive in the guest until there have been ``payload`` bytes in all, or nothing comes any more.
+
+    Returns how many came from now on, in ``state.nanoseconds`` up to the last, or ``BROKEN``. What the device has
+    used before does not count.
+    """
+    state = pool.state[0]
+    found = 1
+    while found > 0:
+        found = collect(queue, pool)
+    before = state.payload
+    started = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
+    now = last = started
+    while found != BROKEN and state.payload < payload and now - last < _PATIENCE_NS:
+        found = refill(queue, pool)
+        now = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
+        if found > 0:
+            last = now
+    state.nanoseconds = last - started
+    return BROKEN if found == BROKEN else state.payload - before

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mpnet.bench.bed import GUEST_MAC, NOWHERE, Bed, Wire
+from mpnet.bench.bed import NO_WIRE, Bed
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.scale import processor_ns
 from mpnet.bench.system import Endpoint, Turn
@@ -15,7 +15,6 @@ from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.traffic import Plan, Report, Traffic
 from mpnet.virtio.features import Feature, has
 
-NO_WIRE = Wire(name="", index=0, mac=GUEST_MAC, host=NOWHERE, guest=NOWHERE)
 _DRIVER_BURST = 128
 """Frames that testpmd handles at a time; what circulates in an echo is one burst of them."""
 _START_SECONDS = 30.0

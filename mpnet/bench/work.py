@@ -1,17 +1,20 @@
 """A case's work on a device: the embedded driver at full speed, and what of it arrived."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mpnet.bench.bed import Wire
 from mpnet.bench.case import Case
-from mpnet.bench.generator import generator
-from mpnet.bench.pool import exchange, make_pool
+from mpnet.bench.generator import generator, send
+from mpnet.bench.pool import drain, exchange, make_pool
 from mpnet.bench.system import Device, Turn
 from mpnet.errors import MpnetError
 from mpnet.guest.traffic import Plan, Traffic
+from mpnet.guest.virtqueue import BROKEN
 
 NEVER_SLEEP = 1 << 60
+_BROKEN = "the device returned a chain it does not hold, or says it wrote past one"
 _WARM = 0.2
 """Of a turn's time, run before it, unmeasured: caches and frequency settle."""
 _WARM_SECONDS = 0.1
@@ -70,20 +73,36 @@ def amount(case: Case, wire: Wire) -> float:
 
 @contextmanager
 def _receive(device: Device, case: Case) -> Iterator[Turn]:
-    pair, pool = device.pairs[0], make_pool(device.pairs[0])
+    stream = case.stream(device.wire)
+    pool, queue = make_pool(device.pairs[0], stream.payload_at), device.pairs[0].rx.virtqueue
     state = pool.state[0]
-    each = amount(case, device.wire) / len(case.stream(device.wire).frame())
+    each = amount(case, device.wire) / (stream.segments * stream.segment_bytes)
 
-    def run(seconds: float) -> int:
-        before = int(state.bytes)
-        if not exchange(pair.rx.virtqueue, pool, sender, int(seconds * 1e9)):
-            raise MpnetError("the device returned a chain it does not hold, or says it wrote past one")
-        return int(state.bytes) - before
+    def run(seconds: float) -> float:
+        """Send all the while; what came a second."""
+        before = int(state.payload)
+        if not exchange(queue, pool, sender, int(seconds * 1e9)):
+            raise MpnetError(_BROKEN)
+        return (int(state.payload) - before) * each / (int(state.nanoseconds) / 1e9)
+
+    def run_backlogs(seconds: float) -> float:
+        """Send without the device at work, then see how fast it catches up, by turns."""
+        end = time.monotonic() + seconds
+        came, took = 0, 0
+        while time.monotonic() < end:
+            device.sleep()
+            sent = send(sender, case.backlog) * int(sender.state[0].payload)
+            device.wake()
+            caught_up = drain(queue, pool, int(state.payload) + sent)
+            if caught_up == BROKEN:
+                raise MpnetError(_BROKEN)
+            came, took = came + caught_up, took + int(state.nanoseconds)
+        return came * each / (took / 1e9) if took else 0.0
 
     def turn(seconds: float) -> dict[str, float]:
-        run(warm(seconds))
-        received = run(seconds)
-        return {"": received * each / (int(state.nanoseconds) / 1e9)}
+        work = run_backlogs if case.backlog else run
+        work(warm(seconds))
+        return {"": work(seconds)}
 
     with generator(device.wire, case) as sender:
         yield turn

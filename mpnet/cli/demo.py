@@ -10,7 +10,7 @@ from rich.table import Table
 from mpnet.cli.options import json_output, print_json
 from mpnet.demo.demo import run
 from mpnet.demo.prepare import Choice
-from mpnet.demo.summary import Part, Summary
+from mpnet.demo.summary import Experiment, Part, Summary
 from mpnet.demo.talk import Talk
 from mpnet.interrupt import Interrupted
 
@@ -34,17 +34,25 @@ _WAYS = {"rx": "to the guest", "tx": "from the guest"}
     envvar="MPNET_SECONDS",
     help="Traffic for each guest.",
 )
+@click.option(
+    "--experiment/--no-experiment",
+    default=True,
+    show_default=True,
+    envvar="MPNET_EXPERIMENT",
+    help="End with a small experiment and its report.",
+)
 @json_output
 @click.pass_context
-def demo(ctx: click.Context, guest: Choice | None, seconds: float, as_json: bool) -> None:
+def demo(ctx: click.Context, guest: Choice | None, seconds: float, experiment: bool, as_json: bool) -> None:
     """Show a device at work: its workers, a guest, and the host's kernel on the other side.
 
-    Nothing outside the demo's own network namespace is touched, and nothing is left behind. Exit status 1 if
+    Nothing outside the demo's own network namespace is touched, and nothing is left behind but the
+    report of the experiment, in the place of the last one. Exit status 1 if
     something did not work.
     """
     console = Console(stderr=as_json, highlight=False)
     try:
-        summary = run(Talk(console), guest, seconds)
+        summary = run(Talk(console), guest, seconds, experiment=experiment)
     except Interrupted as interrupted:
         console.print(f"\nended by signal {interrupted.number}; everything is taken down again")
         ctx.exit(_SIGNAL_STATUS + interrupted.number)
@@ -60,13 +68,36 @@ def _print(console: Console, summary: Summary) -> None:
     for part in summary.parts:
         console.print(f"[bold]Summary, {part.guest}[/] ({part.seconds:.1f} s of traffic)")
         console.print(_table(part))
+    if summary.experiment is not None:
+        _print_experiment(console, summary.experiment)
     first = summary.start_to_first_packet_seconds
     if first is not None:
         console.print(f"  {first:.2f} s from the start of 'mpnet run' to the first packet")
     if summary.skipped:
         console.print(f"  no Linux guest: {summary.skipped}")
     verdict = "[green]everything worked[/]" if summary.ok else "[red]something did not work: see ✗ above[/]"
-    console.print(f"  [bold]{verdict}[/], in {summary.seconds:.0f} s; nothing is left behind")
+    console.print(f"  [bold]{verdict}[/], in {summary.seconds:.0f} s; {_left(summary)}")
+
+
+def _left(summary: Summary) -> str:
+    report = summary.experiment is not None and not summary.experiment.skipped
+    return "only the report is left behind" if report else "nothing is left behind"
+
+
+def _print_experiment(console: Console, experiment: Experiment) -> None:
+    if experiment.skipped:
+        console.print(f"  no experiment: {experiment.skipped}", soft_wrap=True, markup=False)
+        return
+    console.print("[bold]Summary, experiment[/] (a few short trials: a picture, not a claim)")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("configuration", "packets/s", "95 % interval", "ns of processor a packet"):
+        table.add_column(name, justify="left" if name == "configuration" else "right", no_wrap=True)
+    for row in experiment.rows:
+        cost = "" if row.cpu_ns_per_packet is None else f"{row.cpu_ns_per_packet:,.0f}"
+        interval = f"{row.low:,.0f} to {row.high:,.0f}"
+        table.add_row(row.configuration, f"{row.packets_per_second:,.0f}", interval, cost)
+    console.print(Padding(table, (0, 0, 0, 2)))
+    console.print(f"  report, until the next demo: {experiment.report}", soft_wrap=True)
 
 
 def _table(part: Part) -> RenderableType:

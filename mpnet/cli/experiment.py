@@ -4,12 +4,15 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from mpnet.cli.options import json_output, print_json
 from mpnet.errors import MpnetError
 from mpnet.experiment import templates
+from mpnet.experiment.extras import REPORT, need, need_all
 from mpnet.experiment.factors import label, plain, varied
 from mpnet.experiment.local import run_here
 from mpnet.experiment.record import Record
@@ -80,12 +83,72 @@ def run(ctx: click.Context, sweep: Path, output: Path | None, scheduler: str | N
     except Interrupted as interrupted:
         talk.print(f"ended by signal {interrupted.number}; the same command goes on where it was")
         ctx.exit(_SIGNAL_STATUS + interrupted.number)
+    _columns(talk, path)
     bad = failed(read_records(path))
     for record in bad:
         talk.print(f"[red]failed[/]: trial {record.trial}: {record.error}", soft_wrap=True)
     click.echo(path)
     talk.print(f"next: mpnet experiment report {path}", soft_wrap=True)
     ctx.exit(1 if bad else 0)
+
+
+def _columns(talk: Console, path: Path) -> None:
+    """Write the tables of columns; who lacks the library has the records all the same."""
+    try:
+        need("pyarrow", "writing Parquet")
+    except MpnetError as error:
+        talk.print(f"no Parquet: {error}", soft_wrap=True, markup=False)
+        return
+    from mpnet.experiment import parquet  # noqa: PLC0415 - of an extra
+
+    parquet.write(path, read_records(path))
+
+
+@experiment.command()
+@click.argument("results", metavar="DIR", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="MPNET_OUTPUT",
+    help="Folder of page and pictures. Default: report in DIR, or beside the document.",
+)
+def report(results: Path, output: Path | None) -> None:
+    """Write a page about the results in DIR, or in a document of 'mpnet bench --json'.
+
+    One HTML file that works without a network, and its pictures as PNG.
+    """
+    need_all(REPORT, "the report")
+    from mpnet.experiment import frame  # noqa: PLC0415 - of an extra
+    from mpnet.experiment.report import page  # noqa: PLC0415 - likewise
+
+    read = frame.read(results)
+    default = results / "report" if results.is_dir() else results.with_name(f"{results.stem}-report")
+    try:
+        click.echo(page.write(read, output or default))
+    except OSError as error:
+        raise MpnetError(f"cannot write the report: {error}", "choose another folder with -o") from None
+
+
+@experiment.command()
+@click.argument("before", metavar="A", type=click.Path(path_type=Path, exists=True))
+@click.argument("after", metavar="B", type=click.Path(path_type=Path, exists=True))
+@json_output
+def compare(before: Path, after: Path, as_json: bool) -> None:
+    """Tell what changed from the results in A to those in B, with intervals of 95 %.
+
+    Configurations that both have are compared. A factor that is another throughout is what was changed.
+    """
+    need_all(REPORT, "comparing")
+    from mpnet.cli.comparison import print_comparison  # noqa: PLC0415 - of an extra
+    from mpnet.experiment import frame  # noqa: PLC0415 - likewise
+    from mpnet.experiment.compare import compare as compare_results  # noqa: PLC0415 - likewise
+
+    found = compare_results(frame.read(before), frame.read(after))
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        print_comparison(found)
 
 
 def _runner(scheduler: str | None) -> Runner:

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": ("mpnet.cli.run:run", "Serve devices to guests."),
         "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
+        "reload": ("mpnet.cli.reload:reload", "Have the configuration file read again."),
         "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
         "top": ("mpnet.cli.top:top", "Show devices, queue pairs and workers live."),
         "trace": ("mpnet.cli.trace:trace", "Show what devices and workers did last, or do now."),

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
     metavar="WORDS",
     envvar="MPNET_DEVICE",
     help="Serve a device: id=net0,tap=tap0,socket=PATH[,queue-pairs=N][,workers=M][,cpus=0-3+8][,mac=…][,mtu=…]"
-    "[,create=on][,gro=on][,engine=rw|uring][,poll-us=N][,client=on]; backend=null or echo instead of tap=. "
-    "May be given again. A comma in a value is doubled.",
+    "[,create=on][,gro=off][,gso=off][,engine=rw|uring][,poll-us=N][,client=on]; "
+    "backend=null or echo instead of tap=. May be given again. A comma in a value is doubled.",
 )
 @click.option("--queue-pairs", metavar="N", envvar="MPNET_QUEUE_PAIRS", help="Queue pairs of each device.")
 @click.option(
@@ -91,16 +91,19 @@ def run(ctx: click.Context, /, config: Path | None, **_options: Any) -> None:
     A word in a --device is stronger than the flag for all devices, a flag than its environment variable, that
     than the file.
     """
-    layers = [read_file(config)] if config else []
-    layers += [_read_layer(_given(ctx, source)) for source in _SOURCES]
-    chosen = merge(layers)
+    given = [_read_layer(_given(ctx, source)) for source in _SOURCES]
+
+    def read() -> RunConfig:
+        return merge([*([read_file(config)] if config else []), *given])
+
+    chosen = read()
     if not chosen.devices:
         raise click.UsageError(
             "there is no device to serve: give --device id=…,tap=…,socket=…, a --config with a [[device]], "
             "or --tap with --socket-path or --fd",
             ctx,
         )
-    _serve(chosen)
+    _serve(chosen, read if config else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def _settings(table: Table, given: Mapping[str, _Given], names: Mapping[str, str
     return settings
 
 
-def _serve(chosen: RunConfig) -> None:
+def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
     from mpnet.control.launcher import Launcher  # noqa: PLC0415 - errors, help and capabilities do without control
 
     launcher = Launcher()
@@ -174,10 +177,12 @@ def _serve(chosen: RunConfig) -> None:
     from mpnet.control import log  # noqa: PLC0415 - likewise
     from mpnet.control.server import Control  # noqa: PLC0415 - likewise
     from mpnet.control.services import look_after  # noqa: PLC0415 - likewise
+    from mpnet.control.systemd import tell_systemd  # noqa: PLC0415 - likewise
 
     log.configure(chosen.control.log_format, chosen.control.log_level)
 
     async def serve() -> None:
-        await Control(chosen.devices, chosen.control, [look_after], launcher).run()
+        services = [look_after, tell_systemd]
+        await Control(chosen.devices, chosen.control, services, launcher, reread=reread).run()
 
     asyncio.run(serve())

@@ -48,6 +48,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mtu: bytes of payload; 0 for the TAP's.
         create: create the TAP when it is missing.
         gro: make one frame of several of a flow on their way to the TAP.
+        gso: take from the TAP all offloads it has and segment what the guest does not take.
         engine: how frames are written to the TAP, one of ``ENGINES``; ``auto`` is the faster one here.
         poll_us: microseconds that a worker may go on looking for work before it sleeps, adapted to whether that
             pays; 0 for none.
@@ -67,7 +68,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mac: str = ""
     mtu: int = 0
     create: bool = False
-    gro: bool = False
+    gro: bool = True
+    gso: bool = True
     engine: str = "auto"
     poll_us: int = 0
     client: bool = False
@@ -121,7 +123,7 @@ def _check_backend(config: DeviceConfig) -> None:
     if config.backend == TAP:
         _check_tap(config.tap)
         return
-    for field, default in (("tap", ""), ("create", False), ("gro", False), ("engine", "auto")):
+    for field, default in (("tap", ""), ("create", False), ("engine", "auto")):
         if getattr(config, field) != default:
             raise FieldError(
                 field, f"{field} is for a TAP, and backend={config.backend} has none", f"remove {field}=…"

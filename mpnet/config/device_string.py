@@ -93,7 +93,7 @@ def parse_device(text: str, source: str = "--device") -> DeviceConfig:
     """Read a device string.
 
     ``cpus`` takes numbers and ranges with ``+`` between them (``cpus=0-3+8``), as a comma ends the word;
-    ``create``, ``gro`` and ``client`` take ``on`` or ``off``.
+    ``create``, ``gro``, ``gso`` and ``client`` take ``on`` or ``off``.
 
     Raises:
         PlacedError: names the problem, shows the string and points at the word.

@@ -8,16 +8,18 @@ from mpnet import namespace
 from mpnet.demo.prepare import Choice, Preparation
 from mpnet.demo.summary import Summary
 from mpnet.demo.talk import Talk
+from mpnet.demo.trials import show as show_experiment
 from mpnet.interrupt import interruptible
 
 
-def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
+def run(talk: Talk, choice: Choice | None, seconds: float, *, experiment: bool = True) -> Summary:
     """Run the demo; this process stays in the demo's network namespace.
 
     Args:
         talk: what a person sees.
         choice: which guest; None for the embedded one and, where QEMU is on the machine, Linux.
         seconds: of traffic, for each guest.
+        experiment: show a small one at the end.
 
     Raises:
         MpnetError: something is missing, or did not work at all.
@@ -39,10 +41,12 @@ def run(talk: Talk, choice: Choice | None, seconds: float) -> Summary:
         from mpnet.demo.acts import perform  # noqa: PLC0415
 
         parts, first = perform(talk, preparation, Path(folder), seconds)
+        trials = show_experiment(talk) if experiment else None
     return Summary(
         ok=all(check.ok for part in parts for check in part.checks),
         seconds=time.monotonic() - begin,
         start_to_first_packet_seconds=first,
         parts=parts,
         skipped=preparation.skipped,
+        experiment=trials,
     )

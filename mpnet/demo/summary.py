@@ -55,6 +55,40 @@ class Part(msgspec.Struct, kw_only=True):
     checks: list[Check]
 
 
+class ExperimentRow(msgspec.Struct, kw_only=True):
+    """One configuration of the experiment.
+
+    Attributes:
+        configuration: its levels.
+        packets_per_second: mean of the trials.
+        low: end of its interval of 95 %.
+        high: the other end.
+        cpu_ns_per_packet: processor time of the device.
+    """
+
+    configuration: str
+    packets_per_second: float
+    low: float
+    high: float
+    cpu_ns_per_packet: float | None
+
+
+class Experiment(msgspec.Struct, kw_only=True):
+    """The small experiment at the end.
+
+    Attributes:
+        folder: of its results, which stay until the next demo.
+        report: the page in it.
+        rows: what came of it.
+        skipped: why there was none; empty where there was.
+    """
+
+    folder: str = ""
+    report: str = ""
+    rows: list[ExperimentRow] = msgspec.field(default_factory=list)
+    skipped: str = ""
+
+
 class Summary(msgspec.Struct, kw_only=True):
     """The whole demo.
 
@@ -64,6 +98,7 @@ class Summary(msgspec.Struct, kw_only=True):
         start_to_first_packet_seconds: from the start of the control process; None where no packet came.
         parts: one a guest.
         skipped: what was left out, and why; empty where nothing was.
+        experiment: the small one at the end; None where none was asked for.
     """
 
     ok: bool
@@ -71,6 +106,7 @@ class Summary(msgspec.Struct, kw_only=True):
     start_to_first_packet_seconds: float | None
     parts: list[Part]
     skipped: str = ""
+    experiment: Experiment | None = None
 
 
 def ping_check(sent: int, times: list[float]) -> Check:

@@ -5,6 +5,9 @@ from typing import Any
 
 from mpnet.errors import MpnetError
 
+REPORT = ("jinja2", "matplotlib", "pandas", "scipy", "statsmodels")
+"""What reports and comparisons are made with."""
+
 
 def need(module: str, what: str) -> Any:
     """Import a module of the extra.
@@ -22,3 +25,9 @@ def need(module: str, what: str) -> Any:
         raise MpnetError(
             f"{what} needs {module}, which is not installed ({error})", "pip install 'mpnet[experiments]'"
         ) from None
+
+
+def need_all(modules: tuple[str, ...], what: str) -> None:
+    """Make sure that all of some modules are there. Raises as ``need``."""
+    for module in modules:
+        need(module, what)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from mpnet.config.cpus import parse_cpus
-from mpnet.config.device import MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, DeviceConfig
+from mpnet.config.device import BACKENDS, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, NULL, TAP, DeviceConfig
 from mpnet.config.place import FieldError
 from mpnet.config.setting import keys
 from mpnet.virtio.features import Feature, mask
@@ -54,7 +54,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         gso: the device segments frames for a guest or TAP without the offload.
         poll_us: microseconds for which the device polls before it sleeps.
         engine: how the device writes to the TAP.
-        backend: what is behind the rings.
+        backend: what is behind the rings: a TAP; ``null``, which takes every frame (tx); ``echo`` (both).
         frame_bytes: of a frame, Ethernet header included; of one segment where there are several.
         flows: in all, dealt out to the queue pairs; a pair without a flow sends nothing.
         protocol: of the frames.
@@ -148,15 +148,29 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 )
 
     def _check_options(self) -> None:
-        for field in DEVICE_OPTIONS:
-            if getattr(self, field) is None:
-                continue
+        given = {field: getattr(self, field) for field in DEVICE_OPTIONS if getattr(self, field) is not None}
+        for field in given:
             if self.system != "mpnet":
                 raise ImpossibleError(
-                    field, f"{_key(field)} is an option of mpnet's device, not of {self.system}'s"
+                    field, f"{_key(field)} is an option of mpnet's devices, not of {self.system}'s"
                 )
             if _key(field) not in keys(DeviceConfig):
                 raise FieldError(field, f"this version's devices have no option {_key(field)}")
+        for field, value in given.items():
+            if field != "backend":
+                _on_a_tap(**{field: value})
+        if self.backend not in {None, *BACKENDS}:
+            raise FieldError("backend", f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
+        if self.backend not in {None, TAP}:
+            self._check_without_tap()
+
+    def _check_without_tap(self) -> None:
+        way = "tx" if self.backend == NULL else "both"
+        if self.direction != way:
+            raise ImpossibleError("backend", f"backend is {self.backend}, which goes with direction {way} alone")
+        for field in ("gro", "gso", "engine"):
+            if getattr(self, field) not in {None, False, "auto"}:
+                raise ImpossibleError(field, f"{field} is for a TAP, and backend {self.backend} has none")
 
     def feature_bits(self) -> int:
         """Virtio features the driver asks for.
@@ -188,11 +202,17 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return parse_cpus(self.cpus) if self.cpus not in {"", "any"} else None
 
     def words(self) -> str:
-        """Options of mpnet's device, as in a device string; with a comma before each."""
-        given = {field: getattr(self, field) for field in DEVICE_OPTIONS if getattr(self, field) is not None}
+        """Options of a device but for what is behind it, as in a device string; a comma before each."""
+        options = (field for field in DEVICE_OPTIONS if field != "backend")
+        given = {field: getattr(self, field) for field in options if getattr(self, field) is not None}
         if self.workers:
             given["workers"] = self.workers
         return "".join(f",{_key(field)}={_word(value)}" for field, value in given.items())
+
+
+def _on_a_tap(**options: Any) -> None:
+    """Have mpnet's own rules judge a device's option. Raises ``FieldError``."""
+    DeviceConfig(id="trial", tap="tap0", socket="socket", **options)
 
 
 def _word(value: object) -> str:

@@ -35,12 +35,12 @@ class Latency:
         Raises:
             MpnetError: a ping was not answered.
         """
-        ran, waited = schedule()
+        _, waited = schedule()
         started = time.monotonic()
         count = self._apart(started + seconds) if self._gap else self._run(self._times, seconds)
         took = time.monotonic() - started
-        now_ran, now_waited = schedule()
-        wait = (now_waited - waited) / max(1, now_ran - ran + now_waited - waited)
+        # Of all the time, not of the time it ran: a driver that sleeps has to wait a moment at each wake-up.
+        wait = (schedule()[1] - waited) / 1e9 / took
         trips = np.percentile(self._times[:count], PERCENTILES) / 1000
         figures = {f"rtt_p{share:g}_us": float(trip) for share, trip in zip(PERCENTILES, trips, strict=True)}
         return Done(took, 2 * count, wait, figures | {"rtt_count": float(count)})

@@ -96,6 +96,7 @@ class Load:
         self._works = works
         self._pools = pools
         self._sender = sender
+        self._receives = any(way & _RECEIVE for _, way in works)
         threads = max(1, min(len(bed.driver_cpus), len(works)))
         self._shares = [works[first::threads] for first in range(threads)]
         self._cpus = bed.driver_cpus
@@ -121,7 +122,7 @@ class Load:
     def _totals(self) -> _Totals:
         return _Totals(
             sum(int(work.source.state[0].returned) for work, _ in self._works),
-            self._device.wire.received(),
+            self._device.wire.received() if self._device.wire.name else 0,
             int(self._sender.state[0].sent) if self._sender is not None else 0,
             int(self._pools.bytes.sum()),
         )
@@ -135,6 +136,9 @@ class Load:
         share = min(1.0, moved.arrived / (moved.sent * least)) if moved.sent else 0.0
         sent = moved.sent * stream.segments
         offered = moved.offered * stream.segments
+        if not self._device.wire.name:
+            # No kernel counts: what the device has returned it has taken, and an echo is to send all of it.
+            share, offered = 1.0, sent if self._receives else 0
         received = min(moved.received * stream.segments / frame, offered) if offered else 0.0
         delivered = share * sent + received
         each = frame * 8e-9 / stream.segments
@@ -209,13 +213,14 @@ def load(bed: Bed, device: Device, way: str, case: Case) -> Iterator[Load]:
     sends, receives = way in {"tx", "both"}, way in {"rx", "both"}
     pools = np.zeros(len(device.pairs), POOL).view(np.recarray)
     with ExitStack() as stack:
-        sender = stack.enter_context(generator(device.wire, replace(case, kind="rx"))) if receives else None
+        sends_back = receives and device.wire.name
+        sender = stack.enter_context(generator(device.wire, replace(case, kind="rx"))) if sends_back else None
         outgoing = replace(case, kind="tx").stream(device.wire)
         works = []
         for number, pair in enumerate(device.pairs):
             stream = _share(outgoing, number, len(device.pairs))
             pair_way = (_SEND if sends and stream else 0) | (_RECEIVE if receives else 0)
-            pair_way |= _GENERATE if receives and number % len(bed.driver_cpus) == 0 else 0
+            pair_way |= _GENERATE if sender is not None and number % len(bed.driver_cpus) == 0 else 0
             if not pair_way:
                 continue
             source = _source(pair, stream if sends and stream else Stream())

@@ -44,7 +44,7 @@ def run_on(scheduler: str, trials: Iterable[Trial]) -> Iterator[Record]:
             client.submit(run_line, line, pure=False, resources={RESOURCE: 1}, priority=-number, retries=2)
             for number, line in enumerate(lines)
         ]
-        for _, answer in distributed.as_completed(futures, with_results=True):
+        for _, answer in distributed.as_completed(futures, loop=client.loop, with_results=True):
             yield decode(answer)
 
 

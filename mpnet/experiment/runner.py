@@ -18,6 +18,7 @@ from mpnet.bench.systems.driven import Driven
 from mpnet.bench.systems.mpnet import Service, control_socket, served
 from mpnet.bench.systems.registry import OURS, PEERS
 from mpnet.config.cpus import format_cpus
+from mpnet.config.device import TAP
 from mpnet.errors import MpnetError
 from mpnet.experiment.conditions import Watch, anomalies, machine
 from mpnet.experiment.factors import Factors, plain
@@ -126,7 +127,7 @@ def _device(bed: Bed, system: System, factors: Factors, case: Case) -> AbstractC
     )
     pinned = "" if factors.cpus == "any" else f",cpus={format_cpus(bed.device_cpus)}"
     words = f"{factors.words()}{pinned}".removeprefix(",")
-    return served(bed, Service(words=words, setup=setup, mtu=factors.mtu))
+    return served(bed, Service(words=words, setup=setup, mtu=factors.mtu, backend=factors.backend or TAP))
 
 
 def _memory_bytes(factors: Factors) -> int:

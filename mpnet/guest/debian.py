@@ -33,6 +33,7 @@ PROGRAM_PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
     "tcpdump": "tcpdump",
     "tmux": "tmux",
     "tshark": "tshark",

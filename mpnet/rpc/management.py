@@ -103,6 +103,7 @@ class ScaleParams(msgspec.Struct, forbid_unknown_fields=True):
 METHODS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
     {
         "control.show": NoParams,
+        "control.reload": NoParams,
         "device.list": NoParams,
         "device.show": DeviceParams,
         "device.set": SetParams,

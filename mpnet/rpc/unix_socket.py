@@ -12,10 +12,12 @@ MAX_PATH_BYTES = 107
 """sun_path, less its closing zero."""
 
 _BACKLOG = 64
+_FIRST_HANDED_OVER = 3
+"""SD_LISTEN_FDS_START"""
 
 
 def bind_unix(path: str | Path, mode: int = 0o600) -> socket.socket:
-    """Listen on a path, in place of what an ended process left there.
+    """Listen on a path, in place of what an ended process left there; or go on where systemd listened for us.
 
     Args:
         path: where; its folder must exist.
@@ -29,6 +31,8 @@ def bind_unix(path: str | Path, mode: int = 0o600) -> socket.socket:
     """
     path = Path(path)
     _check_path(path)
+    if handed_over := _take_handed_over(path):
+        return handed_over
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Linux gives the path the socket's own mode less the umask: nobody gets in before the chmod below.
@@ -51,6 +55,25 @@ def release_unix(sock: socket.socket) -> None:
     sock.close()
     if name and _is_stale(Path(name)):
         Path(name).unlink(missing_ok=True)
+
+
+def _take_handed_over(path: Path) -> socket.socket | None:
+    """Find the listening socket of a path among those that a service manager has opened (sd_listen_fds(3)).
+
+    It keeps one of its own, so that who connects while this process is restarted waits instead of being refused.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.get("LISTEN_FDS", "")
+    for fd in range(_FIRST_HANDED_OVER, _FIRST_HANDED_OVER + int(count if count.isdigit() else 0)):
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            continue
+        sock = socket.socket(fileno=os.dup(fd))
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if sock.family == socket.AF_UNIX and listens and sock.getsockname() == str(path):
+            return sock
+        sock.close()
+    return None
 
 
 def _check_path(path: Path) -> None:

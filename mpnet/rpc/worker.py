@@ -41,7 +41,8 @@ class SetRing(msgspec.Struct, tag=True):
 
     The fds are kick, call and err, in this order, as far as ``kick``, ``call`` and ``err`` say that they are
     there. Addresses are the front-end's user addresses, as in SET_VRING_ADDR.
-    ``coalesce`` lets the worker make one frame of several of a flow on a tx ring.
+    ``coalesce`` lets the worker make one frame of several of a flow on a tx ring; ``segment`` has it make several
+    of one that the driver does not take, on an rx ring: the TAP gives all kinds then.
     ``base`` is where to begin; without it the ring goes on from its state in shared memory.
     """
 
@@ -56,6 +57,7 @@ class SetRing(msgspec.Struct, tag=True):
     call: bool
     err: bool
     coalesce: bool = False
+    segment: bool = False
     base: int | None = None
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 2
+VERSION = 3
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
@@ -135,12 +135,16 @@ _RING_FIELDS = [
     ("place", "i8"),  # low 16 bits: all before is returned; above, of a packed ring, its last burst
     ("available_entries", "i8"),
     ("spilled", "i8"),  # bytes of the frame waiting in this pair's spill; rx rings only
+    ("spill_done", "i8"),  # of a superframe there, bytes of payload that the guest has
     ("packets", "i8"),
     ("bytes", "i8"),
     ("gso_packets", "i8"),
     ("coalesced", "i8"),  # frames that went out as a part of a superframe; tx rings only
     ("coalesced_frames", "i8"),  # superframes they made
     ("coalesced_saved_bytes", "i8"),  # of headers that these did not repeat
+    ("segmented", "i8"),  # frames that were a part of a superframe of the TAP; rx rings only
+    ("segmented_frames", "i8"),  # superframes they were
+    ("segmented_saved_bytes", "i8"),  # of headers that these had only once
     ("kicks", "i8"),
     ("calls", "i8"),
     ("calls_suppressed", "i8"),

@@ -35,7 +35,7 @@ class NoTap:
         """Offer none towards the guest."""
         return 0
 
-    def set_features(self, features: int) -> None:
+    def set_features(self, features: int, offloads: int | None = None) -> None:
         """Do nothing: the worker knows what was negotiated."""
 
     def set_carrier(self, *, up: bool) -> None:

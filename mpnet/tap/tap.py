@@ -10,7 +10,7 @@ from mpnet.errors import TapError
 from mpnet.tap import ioctls, link
 from mpnet.tap.holders import holders
 from mpnet.virtio import net_header
-from mpnet.virtio.features import Feature, has, mask
+from mpnet.virtio.features import Feature, mask
 
 MAX_NAME_BYTES = 15
 """IFNAMSIZ less its closing zero."""
@@ -18,11 +18,13 @@ DEFAULT_MTU = 1500
 """Ethernet's."""
 
 _OFFLOADS = (
-    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it.
-    (Feature.GUEST_CSUM, ioctls.TUN_F_CSUM),
-    (Feature.GUEST_TSO4, ioctls.TUN_F_TSO4),
-    (Feature.GUEST_TSO6, ioctls.TUN_F_TSO6),
-    (Feature.GUEST_ECN, ioctls.TUN_F_TSO_ECN),
+    # TSO goes with CSUM, and ECN with a TSO: each is tried together with what stands before it. USO (Linux 6.2
+    # and later) is taken for both versions of IP or for none.
+    (mask(Feature.GUEST_CSUM), ioctls.TUN_F_CSUM),
+    (mask(Feature.GUEST_TSO4), ioctls.TUN_F_TSO4),
+    (mask(Feature.GUEST_TSO6), ioctls.TUN_F_TSO6),
+    (mask(Feature.GUEST_ECN), ioctls.TUN_F_TSO_ECN),
+    (mask(Feature.GUEST_USO4, Feature.GUEST_USO6), ioctls.TUN_F_USO4 | ioctls.TUN_F_USO6),
 )
 
 
@@ -119,29 +121,34 @@ class Tap:
         self._attached.remove(pair)
 
     def offloads(self) -> int:
-        """Return the features among GUEST_CSUM, GUEST_TSO4, GUEST_TSO6 and GUEST_ECN that the TAP can do.
+        """Return the features among GUEST_CSUM, GUEST_TSO4/6, GUEST_ECN and GUEST_USO4/6 that the TAP can do.
 
         Trying them leaves all of them off.
         """
         with self._device() as fd:
             flags, features = 0, 0
-            for feature, flag in _OFFLOADS:
+            for wanted, flag in _OFFLOADS:
                 try:
                     ioctls.set_offload(fd, flags | flag)
                 except OSError:
                     continue
                 flags |= flag
-                features |= mask(feature)
+                features |= wanted
             ioctls.set_offload(fd, 0)
         return features
 
-    def set_features(self, features: int) -> None:
-        """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO.
+    def set_features(self, features: int, offloads: int | None = None) -> None:
+        """Exchange packets as the negotiated ``features`` allow: header length, unfinished checksums, TSO, USO.
+
+        Args:
+            features: those negotiated; of a driver that takes USO for one version of IP alone it counts as none.
+            offloads: of ``offloads()``, what the TAP shall give where that is not what was negotiated.
 
         Raises:
             TapError: the TAP cannot do what ``offloads`` said it can.
         """
-        flags = sum(flag for feature, flag in _OFFLOADS if has(features, feature))
+        given = features if offloads is None else offloads
+        flags = sum(flag for wanted, flag in _OFFLOADS if given & wanted == wanted)
         try:
             with self._device() as fd:
                 ioctls.set_header(fd, net_header.header_bytes(features))

@@ -54,6 +54,19 @@ def link_statistics(name: str) -> dict[str, int]:
     return statistics
 
 
+def on_the_wire(running: Running, queues: Queues) -> dict[str, Count]:
+    """The sums of what a device has counted, as the TAP counts it: frames that went together are one there."""
+    counts = totals(queues)
+    for direction, way in (("rx", "segmented"), ("tx", "coalesced")):
+        pieces, wholes, saved = (
+            int(running.metric(f"mpnet_queue_{direction}_{way}_{unit}_total"))
+            for unit in ("packets", "frames", "saved_bytes")
+        )
+        packets, octets = counts[direction]
+        counts[direction] = Count(packets - pieces + wholes, octets - saved)
+    return counts
+
+
 def totals(queues: Queues) -> dict[str, Count]:
     """The sums over all queue pairs, by direction."""
 

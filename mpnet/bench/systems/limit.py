@@ -3,6 +3,7 @@
 import os
 import platform
 import select
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from mpnet.bench import loops
 from mpnet.bench.bed import Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
-from mpnet.bench.generator import frames, generator
+from mpnet.bench.generator import frames, generator, send
 from mpnet.bench.ping import echo_request, percentiles
+from mpnet.bench.pool import BUFFER_BYTES
 from mpnet.bench.reflex import answer, ask, reflex, stop
 from mpnet.bench.system import Turn
 from mpnet.bench.work import amount, rate, warm
@@ -25,7 +27,6 @@ from mpnet.tap import ioctls
 from mpnet.virtio.features import Feature, has
 from mpnet.virtio.net_header import BYTES
 
-_ROOM = 1 << 17
 _LARGE = 4096
 """Bytes from which on copying is all that counts, for which fixed buffers are no help: they go page by page."""
 _MOST_ROUNDS = 1 << 20
@@ -85,8 +86,12 @@ def _queue(wire: Wire, case: Case) -> Iterator[int]:
     fd = ioctls.open_queue(wire.name, multi_queue=False)
     try:
         ioctls.set_header(fd, BYTES)
-        tso = ioctls.TUN_F_TSO4 if has(case.features, Feature.GUEST_TSO4) else 0
-        ioctls.set_offload(fd, ioctls.TUN_F_CSUM | tso)
+        offloads = ioctls.TUN_F_CSUM
+        if has(case.features, Feature.GUEST_TSO4):
+            offloads |= ioctls.TUN_F_TSO4
+        if case.kind == "rx" and case.segments > 1 and not case.tcp:
+            offloads |= ioctls.TUN_F_USO4 | ioctls.TUN_F_USO6
+        ioctls.set_offload(fd, offloads)
         yield fd
     finally:
         os.close(fd)
@@ -133,29 +138,40 @@ def _write(state: Any, data: NDArray[np.uint8], fd: int, nanoseconds: int) -> No
 
 @contextmanager
 def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
-    """Reads, while this thread sends."""
-    room = np.zeros(_ROOM, np.uint8)
-    state = loops.make_state(fd, room, _ROOM)
+    """Reads, while this thread sends, or when it has."""
+    size = -(-(BYTES + len(case.stream(wire).frame())) // BUFFER_BYTES) * BUFFER_BYTES
+    # As much memory is written to as a driver's ring has, or the processor's cache would do the work.
+    room = np.zeros(max(1, RING_SIZE * BUFFER_BYTES // size) * size, np.uint8)
+    state = loops.make_state(fd, room, size)
     record = state[0]
     each = amount(case, wire)
     record.stop = 1
     loops.read_each(state)  # compiled before its time is measured
 
-    def run(seconds: float) -> tuple[int, int]:
+    def run(seconds: float) -> float:
         record.stop = 0
         before = int(record.frames)
         reading = thread.submit(loops.read_each, state)
         try:
             took = loops.feed(state, sender, int(seconds * 1e9))
-            return int(record.frames) - before, took
+            return (int(record.frames) - before) * each / (took / 1e9)
         finally:
             record.stop = 1
             reading.result()
 
+    def run_backlogs(seconds: float) -> float:
+        end = time.monotonic() + seconds
+        came, took = 0, 0
+        while time.monotonic() < end:
+            send(sender, case.backlog)
+            came += thread.submit(loops.read_backlog, state).result()
+            took += int(record.nanoseconds)
+        return came * each / (took / 1e9)
+
     def turn(seconds: float) -> dict[str, float]:
-        run(warm(seconds))
-        count, took = run(seconds)
-        return {"": count * each / (took / 1e9)}
+        work = run_backlogs if case.backlog else run
+        work(warm(seconds))
+        return {"": work(seconds)}
 
     with generator(wire, case) as sender, select.epoll() as epoll:
         epoll.register(fd, select.EPOLLIN)

@@ -4,18 +4,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 import mpnet
-from mpnet.bench.bed import GUEST_MAC, Bed, Wire
+from mpnet.bench.bed import GUEST_MAC, NO_WIRE, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.child import Child, child
 from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
+from mpnet.config.device import TAP
 from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.linux.qemu import VhostUserNic
@@ -88,20 +89,22 @@ class Service:
         words: further words of the device string.
         setup: the driver's; the device has as many queue pairs.
         mtu: of device and TAP.
+        backend: what is behind it; only "tap" has a TAP.
     """
 
     words: str
     setup: Setup
     mtu: int = 1500
+    backend: str = TAP
 
 
 @contextmanager
 def served(bed: Bed, service: Service) -> Iterator[Device]:
-    """A device of ``mpnet run`` on a TAP of its own, with the embedded driver attached."""
+    """A device of ``mpnet run``, on a TAP of its own if on any, with the embedded driver attached."""
     # Shared memory has no namespace: the name must be nobody else's.
     name = f"bench{os.getpid()}"
     with (
-        bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu) as wire,
+        _behind(bed, service) as wire,
         _run(bed, _words(bed, wire, name, service)) as program,
         Driver.connect(bed.path("mpnet.sock"), service.setup) as driver,
     ):
@@ -125,9 +128,16 @@ def _cpus(bed: Bed, queue_pairs: int) -> str:
     return "+".join(str(cpu) for cpu in dict.fromkeys(bed.device_cpus[:queue_pairs]))
 
 
+def _behind(bed: Bed, service: Service) -> AbstractContextManager[Wire]:
+    if service.backend != TAP:
+        return nullcontext(NO_WIRE)
+    return bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu)
+
+
 def _words(bed: Bed, wire: Wire, name: str, service: Service) -> str:
+    behind = f"tap={wire.name}" if service.backend == TAP else f"backend={service.backend}"
     return (
-        f"id={name},tap={wire.name},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
+        f"id={name},{behind},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
         f"queue-pairs={service.setup.queue_pairs},mtu={service.mtu},{service.words}"
     )
 

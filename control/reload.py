@@ -1,0 +1,92 @@
+"""Reading the configuration again: what can change at run time does, the rest is named and left as it is."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from mpnet.config.control import ControlConfig
+from mpnet.config.device import DeviceConfig
+from mpnet.control.device import Device
+from mpnet.control.log import get_log
+from mpnet.control.server import Control
+from mpnet.control.systemd import reloading
+from mpnet.errors import MpnetError
+
+_RESTART = "it takes a restart"
+
+
+async def _set_workers(device: Device, config: DeviceConfig) -> None:
+    await device.scale(config.worker_count)
+
+
+async def _set_mtu(device: Device, config: DeviceConfig) -> None:
+    if not config.mtu:
+        raise MpnetError(f"the TAP's own mtu is not known any more: {_RESTART}", "or give one")
+    await device.set("mtu", config.mtu)
+
+
+async def _set_mac(device: Device, config: DeviceConfig) -> None:
+    await device.set("mac", config.mac_octets.hex(":"))
+
+
+async def _set_polling(device: Device, config: DeviceConfig) -> None:
+    await device.set("poll-us", config.poll_us)
+
+
+_CHANGES: Mapping[str, Callable[[Device, DeviceConfig], Awaitable[None]]] = MappingProxyType(
+    {"workers": _set_workers, "mtu": _set_mtu, "mac": _set_mac, "poll_us": _set_polling}
+)
+"""Settings of a device that change while it runs."""
+
+
+async def reload(control: Control) -> dict[str, list[str]]:
+    """Read the configuration again and carry out what has changed since it was last read.
+
+    Returns:
+        ``changed`` and ``refused``: a line for each setting.
+
+    Raises:
+        MpnetError: the configuration cannot be used; nothing has changed.
+    """
+    with reloading():
+        wanted = control.reread()
+        outcome: dict[str, list[str]] = {"changed": [], "refused": []}
+        refuse = outcome["refused"].append
+        for name in _differences(control.options, wanted.control):
+            refuse(f"[control] {_spelled(ControlConfig, name)}: {_RESTART}")
+        configs = {config.id: config for config in wanted.devices}
+        for name in sorted(control.devices.keys() ^ configs.keys()):
+            refuse(f"device {name} is {'new' if name in configs else 'no longer described'}: {_RESTART}")
+        for name in sorted(control.devices.keys() & configs.keys()):
+            await _reload_device(control.devices[name], configs[name], outcome)
+    for line in outcome["changed"]:
+        get_log().info("configuration changed", change=line)
+    for line in outcome["refused"]:
+        get_log().warning("configuration not changed", change=line)
+    return outcome
+
+
+async def _reload_device(device: Device, config: DeviceConfig, outcome: dict[str, list[str]]) -> None:
+    for field in _differences(device.config, config):
+        value = getattr(config, field)
+        what = f"device {device.config.id}: {_spelled(DeviceConfig, field)}={value}"
+        try:
+            if field not in _CHANGES:
+                raise MpnetError(_RESTART)
+            await _CHANGES[field](device, config)
+        except MpnetError as error:
+            outcome["refused"].append(f"{what}: {error}")
+        else:
+            device.config = msgspec.structs.replace(device.config, **{field: value})
+            outcome["changed"].append(what)
+
+
+def _differences(before: Any, after: Any) -> list[str]:
+    return [field for field in before.__struct_fields__ if getattr(before, field) != getattr(after, field)]
+
+
+def _spelled(table: type[msgspec.Struct], name: str) -> str:
+    """A setting's name as people write it."""
+    return next(field.encode_name for field in msgspec.structs.fields(table) if field.name == name)

@@ -1,0 +1,73 @@
+"""What systemd is told: that the devices are served, that control lives, that it reloads or stops.
+
+The protocol is one datagram a message (sd_notify(3)): less than a library would take to be looked after. The
+sockets that systemd hands over are found where sockets are bound, in ``mpnet.rpc.unix_socket``.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from mpnet.control.log import get_log
+from mpnet.control.server import Control
+
+_US = 1_000_000
+
+
+@asynccontextmanager
+async def tell_systemd(control: Control) -> AsyncIterator[None]:
+    """Say that all is served, then that the event loop turns, and that it ends; nothing where systemd is not.
+
+    It is to be the last service: what systemd starts after this one finds the devices there.
+    """
+    notify("READY=1", f"STATUS=serving {' '.join(control.devices)}")
+    watching = asyncio.create_task(_keep_alive(seconds)) if (seconds := watchdog_seconds()) else None
+    try:
+        yield
+    finally:
+        notify("STOPPING=1", "STATUS=stopping")
+        if watching:
+            watching.cancel()
+
+
+@contextmanager
+def reloading() -> Iterator[None]:
+    """Say that the configuration is read again, and when that is done."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    try:
+        yield
+    finally:
+        notify("READY=1")
+
+
+def notify(*words: str) -> None:
+    """Send words to the service manager that asked for them, if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            # "@" stands for the zero byte with which an abstract address begins.
+            sock.sendto("\n".join(words).encode(), address.replace("@", "\0", 1))
+        except OSError as error:
+            get_log().warning("the service manager was not told", words=words, problem=error.strerror)
+
+
+def watchdog_seconds() -> float | None:
+    """How often the service manager wants a sign of life of this process, halved; None where it wants none."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    with contextlib.suppress(ValueError):
+        microseconds = int(os.environ.get("WATCHDOG_USEC", ""))
+        return microseconds / _US / 2 if microseconds > 0 else None
+    return None
+
+
+async def _keep_alive(seconds: float) -> None:
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)

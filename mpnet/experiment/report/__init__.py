@@ -1,0 +1,1 @@
+"""The report: one page that works without a network, and its pictures as files."""
