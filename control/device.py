@@ -246,7 +246,9 @@ class Device:
     def _worker_reported(self, told: RingBroken | ControlCommand) -> None:
         if isinstance(told, RingBroken):
             fault = Fault(told.fault).name.lower()
-            self.log.error("the guest broke a ring", queue=told.index // 2, ring=told.index, fault=fault)
+            pair = self.supervisor.desired.pair_of(told.index)
+            worker = self.supervisor.owner[pair]
+            self.log.error("the guest broke a ring", queue=pair, ring=told.index, worker=worker, fault=fault)
             self.backend.require_reset()
             self._config_changed()
             return

@@ -1,6 +1,6 @@
-"""The log: one line an event on stderr, as ``key=value`` for people and as JSON for machines."""
+"""The log: one line an event on stderr, for people on a terminal and as JSON for programs."""
 
-import os
+import logging
 import sys
 
 import structlog
@@ -8,16 +8,16 @@ import structlog
 Log = structlog.typing.FilteringBoundLogger
 
 
-def configure(log_format: str = "auto") -> None:
+def configure(log_format: str = "auto", level: str = "info") -> None:
     """Set the log up for this process.
 
     Args:
-        log_format: "console", "json", or "auto": JSON where systemd's journal reads stderr, else console.
+        log_format: "text", "json", or "auto": text where stderr is a terminal, else JSON, as under systemd.
+        level: "debug", "info", "warning" or "error": the least that is written.
     """
-    json = log_format == "json" or (log_format == "auto" and "JOURNAL_STREAM" in os.environ)
-    renderer = (
-        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    terminal = sys.stderr.isatty()
+    json = log_format == "json" or (log_format == "auto" and not terminal)
+    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=terminal)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -25,6 +25,7 @@ def configure(log_format: str = "auto") -> None:
             structlog.processors.format_exc_info if json else _as_it_is,
             renderer,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )

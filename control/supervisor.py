@@ -235,7 +235,7 @@ class Supervisor:
         for message, fds in self.desired.pair_errands(pair):
             await self._insist(slot, message, fds)
         self._trace(Kind.PAIR_MOVED, pair, slot, old)
-        self._around.log.info("queue pair moved", pair=pair, worker=slot, previous=old)
+        self._around.log.info("queue pair moved", queue=pair, worker=slot, previous=old)
 
     async def _bring_up(self, slot: int) -> None:
         """Start a worker in ``slot`` and have it serve what it shall."""

@@ -158,11 +158,37 @@ QUEUES = Board(
                     "percentunit",
                 ),
                 Panel(
-                    "Saved by coalescing",
-                    "Headers that superframes did not repeat: so much less than the guest sent has the TAP seen.",
+                    "Segmented",
+                    "Of the frames to the guest, the part that mpnet cut from a superframe of the TAP.",
                     Query(
-                        f"{sum_rate(BY_QUEUE, 'mpnet_queue_tx_coalesced_saved_bytes_total', QUEUE)} * 8",
+                        f"{sum_rate(BY_QUEUE, 'mpnet_queue_rx_segmented_packets_total', QUEUE)} / "
+                        f"({sum_rate(BY_QUEUE, 'mpnet_queue_rx_packets_total', QUEUE)} > 0)",
                         "{{device}} {{queue}}",
+                    ),
+                    "percentunit",
+                ),
+                Panel(
+                    "Frames of a superframe",
+                    "How many of the guest's frames went together: coalesced on tx, segmented on rx.",
+                    tuple(
+                        Query(
+                            f"{sum_rate(BY_QUEUE, f'mpnet_queue_{what}_packets_total', QUEUE)} / "
+                            f"({sum_rate(BY_QUEUE, f'mpnet_queue_{what}_frames_total', QUEUE)} > 0) or "
+                            f"0 * {sum_rate(BY_QUEUE, f'mpnet_queue_{what}_frames_total', QUEUE)}",
+                            f"{{{{device}}}} {{{{queue}}}} {what.partition('_')[0]}",
+                        )
+                        for what in ("tx_coalesced", "rx_segmented")
+                    ),
+                ),
+                Panel(
+                    "Headers saved",
+                    "By superframes, which have theirs once: what the guest sees more than the TAP.",
+                    tuple(
+                        Query(
+                            f"{sum_rate(BY_QUEUE, f'mpnet_queue_{what}_saved_bytes_total', QUEUE)} * 8",
+                            f"{{{{device}}}} {{{{queue}}}} {what.partition('_')[0]}",
+                        )
+                        for what in ("tx_coalesced", "rx_segmented")
                     ),
                     "bps",
                 ),

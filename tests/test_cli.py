@@ -332,6 +332,7 @@ def test_every_flag_has_its_environment_variable(served):
         "--metrics": "127.0.0.1:9464",
         "--control-socket": "/run/c.sock",
         "--log-format": "json",
+        "--log-level": "debug",
     }
     flags = served(*(word for item in both.items() for word in item))
     environment = {f"MPNET_{flag[2:].replace('-', '_').upper()}": value for flag, value in both.items()}

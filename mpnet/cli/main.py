@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
         "reload": ("mpnet.cli.reload:reload", "Have the configuration file read again."),
         "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
+        "top": ("mpnet.cli.top:top", "Show devices, queue pairs and workers live."),
         "trace": ("mpnet.cli.trace:trace", "Show what devices and workers did last, or do now."),
         "capture": ("mpnet.cli.capture:capture", "Write the packets of a device to a file or into Wireshark."),
         "guest": ("mpnet.cli.guest:guest", "Boot throw-away guests on devices."),

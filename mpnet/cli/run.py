@@ -11,7 +11,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from mpnet.config.control import LOG_FORMATS, ControlConfig
+from mpnet.config.control import LOG_FORMATS, LOG_LEVELS, ControlConfig
 from mpnet.config.device import BACKENDS, FD_PREFIX, DeviceConfig
 from mpnet.config.device_string import parse_settings
 from mpnet.config.file import read_file
@@ -19,7 +19,12 @@ from mpnet.config.layer import Layer, RunConfig, merge
 from mpnet.config.place import FieldError, Place
 from mpnet.config.setting import Setting, SettingMap, Table, read_text
 
-_CONTROL_OPTIONS = {"control_socket": "socket", "metrics": "metrics", "log_format": "log_format"}
+_CONTROL_OPTIONS = {
+    "control_socket": "socket",
+    "metrics": "metrics",
+    "log_format": "log_format",
+    "log_level": "log_level",
+}
 _DEVICE_OPTIONS = {"queue_pairs": "queue_pairs", "workers": "workers", "cpus": "cpus"}
 _BACKEND_OPTIONS = {"tap": "tap", "backend": "backend", "socket_path": "socket"}
 _SOURCES = (ParameterSource.ENVIRONMENT, ParameterSource.COMMANDLINE)
@@ -59,6 +64,9 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
 )
 @click.option(
     "--log-format", metavar="|".join(LOG_FORMATS), envvar="MPNET_LOG_FORMAT", help="How the log is written."
+)
+@click.option(
+    "--log-level", metavar="|".join(LOG_LEVELS), envvar="MPNET_LOG_LEVEL", help="The least that is logged."
 )
 @click.option("--tap", metavar="TAP", envvar="MPNET_TAP", help="TAP of the device of --socket-path or --fd.")
 @click.option("--backend", metavar="|".join(BACKENDS), envvar="MPNET_BACKEND", help="What is behind that device.")
@@ -171,7 +179,7 @@ def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
     from mpnet.control.services import look_after  # noqa: PLC0415 - likewise
     from mpnet.control.systemd import tell_systemd  # noqa: PLC0415 - likewise
 
-    log.configure(chosen.control.log_format)
+    log.configure(chosen.control.log_format, chosen.control.log_level)
 
     async def serve() -> None:
         services = [look_after, tell_systemd]

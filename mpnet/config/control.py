@@ -4,7 +4,8 @@ import msgspec
 
 from mpnet.config.place import FieldError
 
-LOG_FORMATS = ("auto", "console", "json")
+LOG_FORMATS = ("auto", "text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_PORT = 65535
 
 
@@ -14,7 +15,8 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         socket: path of the management socket; empty for the default one.
         metrics: ``HOST:PORT`` to serve Prometheus on; empty for nowhere. Port 0 lets Linux choose one.
-        log_format: "console" for people, "json" for machines, "auto" by whether stderr is a terminal.
+        log_format: "text" for people, "json" for programs, "auto" by whether stderr is a terminal.
+        log_level: the least that is written: "debug", "info", "warning" or "error".
 
     Raises:
         FieldError: a value that cannot be used.
@@ -23,6 +25,7 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     socket: str = ""
     metrics: str = ""
     log_format: str = "auto"
+    log_level: str = "info"
 
     def __post_init__(self) -> None:
         if self.metrics:
@@ -30,6 +33,10 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.log_format not in LOG_FORMATS:
             raise FieldError(
                 "log_format", f"log-format is {self.log_format!r}, expected one of {', '.join(LOG_FORMATS)}"
+            )
+        if self.log_level not in LOG_LEVELS:
+            raise FieldError(
+                "log_level", f"log-level is {self.log_level!r}, expected one of {', '.join(LOG_LEVELS)}"
             )
 
     @property

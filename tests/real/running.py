@@ -18,7 +18,8 @@ from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
 
 MPNET = Path(sys.executable).with_name("mpnet")
-_START_SECONDS = 60
+_START_SECONDS = 150
+"""As a start may compile the data path."""
 
 
 class Running:
@@ -67,6 +68,13 @@ class Running:
             self.process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=os.environ | (self._environment or {})
             )
+        try:
+            self._wait_until_it_serves()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_it_serves(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._serves():
             assert self.process.poll() is None, f"mpnet run ended: {self.log}"
