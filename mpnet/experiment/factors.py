@@ -41,7 +41,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         system: whose device: mpnet's, QEMU's own or DPDK's.
-        driver: who drives it: the embedded driver, a stock Linux guest in QEMU with iperf3, or DPDK's testpmd.
+        driver: who drives it: mpnet's own driver.
         direction: as the guest sees it; ``rtt`` is one ping under way at a time, of the host's kernel.
         queue_pairs: of the device, all of them in use.
         workers: processes that share the pairs; 0 for one a pair.
@@ -68,7 +68,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     system: Literal["mpnet", "qemu", "dpdk"] = "mpnet"
-    driver: Literal["embedded", "qemu", "testpmd"] = "embedded"
+    driver: Literal["embedded"] = "embedded"
     direction: Literal["tx", "rx", "both", "rtt"] = "tx"
     queue_pairs: int = 1
     workers: int = 0
@@ -137,10 +137,6 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def _check_peers(self) -> None:
         if self.system == "mpnet":
             return
-        if self.driver != "embedded":
-            raise ImpossibleError(
-                "driver", f"driver is {self.driver}, but {self.system}'s device has the embedded one"
-            )
         for field, default in (("queue_pairs", 1), ("workers", 0), ("ring_size", 256), ("mtu", 1500)):
             if getattr(self, field) != default:
                 raise ImpossibleError(

@@ -1,0 +1,170 @@
+"""Experiments on real devices: the sweeps that ship, in short; hosts in their own namespaces; an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from pyroute2 import IPRoute
+
+from mpnet.experiment import templates
+from mpnet.experiment.local import run_here
+from mpnet.experiment.plan import Trial, plan
+from mpnet.experiment.results import read_records
+from mpnet.experiment.sweep import parse
+from tests.real.netns import network_namespace
+from tests.real.running import MPNET, wait_until
+
+DASK = [sys.executable, "-m", "dask"]
+SWEEP = """\
+[sweep]
+replicates = 2
+seconds = 0.1
+warm-up = 0
+[fixed]
+flows = 8
+[factors]
+queue-pairs = [1, 2]
+"""
+
+
+def shortest(name: str) -> list[Trial]:
+    """The first and the last combination of a sweep, as short as trials may be."""
+    trials = [trial for trial in plan(parse(templates.text(name), Path(name))) if trial.replicate == 1]
+    trials.sort(key=lambda trial: int(trial.id.partition("-")[2]))
+    return [msgspec.structs.replace(trial, seconds=0.1, warm_up=0.0) for trial in (trials[0], trials[-1])]
+
+
+def test_sweeps_that_ship_run() -> None:
+    trials = [trial for name in templates.names() for trial in shortest(name)]
+    for trial, record in zip(trials, run_here(trials), strict=True):
+        assert record.error == "", trial
+        assert record.factors["queue-pairs"] == len(record.queues)
+        packets = sum(queue["rx_packets"] + queue["tx_packets"] for queue in record.queues)
+        assert packets > 0, trial
+        assert record.machine is not None
+        assert record.conditions is not None
+        assert record.series is not None
+        assert record.effective["queue_pairs"] == trial.factors.queue_pairs
+        if "pps" in record.figures:
+            assert record.figures["pps"] > 0
+        else:
+            assert record.figures["rtt_p50_us"] <= record.figures["rtt_p99_us"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    file = tmp_path / "sweep.toml"
+    file.write_text(SWEEP)
+    return file
+
+
+def test_an_interrupted_run_leaves_nothing_and_goes_on(sweep: Path, tmp_path: Path) -> None:
+    command = [str(MPNET), "experiment", "run", str(sweep), "-o", str(tmp_path / "r")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = tmp_path / "r" / "trials.jsonl"
+        wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") == 1, "the first trial", 120)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert "goes on where it was" in said
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert sorted(record["trial"] for record in records) == ["1-0", "1-1", "2-0", "2-1"]
+    assert not any(record["error"] for record in records)
+    assert (tmp_path / "r" / "trials.parquet").exists()
+
+
+class Program:
+    """A process whose output is read while it runs."""
+
+    def __init__(self, command: list[str], **options: object) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **options,
+        )  # type: ignore[call-overload]  # options are Popen's
+        self.said = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[Program]:
+    program = Program(command)
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+@contextmanager
+def host(number: int, folder: Path) -> Iterator[Program]:
+    """A dask worker in a network namespace of its own, with a link to ours."""
+    # It waits for its end of the link, which it sets up itself.
+    link = f"inside{number}"
+    script = (
+        f"read go && ip link set lo up && ip addr add 10.9.{number}.2/24 dev {link} && ip link set {link} up && "
+        f"exec {' '.join(DASK)} worker tcp://10.9.{number}.1:8786 --nthreads 1 --resources mpnet=1 --no-nanny "
+        f"--name host{number} --host 10.9.{number}.2 --no-dashboard --local-directory {folder}"
+    )
+    with running(["unshare", "--net", "sh", "-c", script]) as program, IPRoute() as ip:
+        own = Path("/proc/self/ns/net").stat().st_ino
+        there = Path(f"/proc/{program.process.pid}/ns/net")
+        wait_until(lambda: there.stat().st_ino != own, "a namespace")
+        ip.link("add", ifname=f"outside{number}", kind="veth", peer=link)
+        index = ip.link_lookup(ifname=f"outside{number}")[0]
+        ip.addr("add", index=index, address=f"10.9.{number}.1", prefixlen=24)
+        ip.link("set", index=index, state="up")
+        ip.link("set", index=ip.link_lookup(ifname=link)[0], net_ns_pid=program.process.pid)
+        assert program.process.stdin is not None
+        program.process.stdin.write("go\n")
+        program.process.stdin.flush()
+        yield program
+
+
+def test_hosts_share_a_sweep(sweep: Path, tmp_path: Path) -> None:
+    with network_namespace(), ExitStack() as stack:
+        scheduler = stack.enter_context(running([*DASK, "scheduler", "--port", "8786", "--no-dashboard"]))
+        wait_until(lambda: "Scheduler at" in scheduler.said, f"the scheduler: {scheduler.said}", 60)
+        run = [str(MPNET), "experiment", "run", str(sweep), "-o", str(tmp_path / "r")]
+        run += ["--scheduler", "tcp://127.0.0.1:8786"]
+        refused = subprocess.run(run, capture_output=True, text=True, check=False, timeout=120)
+        assert "none of the scheduler's 0 workers" in refused.stderr
+        hosts = [stack.enter_context(host(number, tmp_path / f"dask{number}")) for number in (1, 2)]
+        for each in hosts:
+            wait_until(lambda each=each: "Registered to" in each.said, "a dask worker", 60)
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr + "".join(each.said for each in hosts)
+    records = read_records(tmp_path / "r")
+    assert [record.trial for record in records] == [trial.id for trial in plan(parse(SWEEP, sweep))]
+    assert {record.host for record in records} == {"host1", "host2"}
