@@ -161,7 +161,8 @@ def _read_frame(ctx: Context, index: int) -> int:
     extend_window(ctx, index, 1 if ring.staged else ring.expected)
     if window.bytes == 0:
         return _FAULT if window.fault else _BLOCKED
-    direct = 0 if ring.staged else direct_bytes(ctx)
+    # What became of the frame's header is looked at in the window, which must therefore hold it.
+    direct = 0 if ring.staged or window.bytes < ring.header_bytes else direct_bytes(ctx)
     length = _read_tap(ctx, index, direct)
     if length < 0:
         return length
