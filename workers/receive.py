@@ -210,7 +210,8 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
     if length < ring.header_bytes:
         # EBADFD: the queue is detached, or the TAP is gone; an event comes when that changes.
         return _DRAINED
-    if length > direct + room:
+    if length > SPILL_BYTES:
+        # Whatever the window could hold: the spill must, should the frame have to go there after all.
         count_drop(ctx, index, _TOO_LONG)
         return _DROPPED
     return length
