@@ -1,5 +1,6 @@
 """Rings written by an enemy: the worker lives, the other ring is served, and a reset mends all."""
 
+import ctypes
 import os
 import struct
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from mpnet.guest.chain import Layout
 from mpnet.guest.queue import Queue
 from mpnet.rpc.worker import Failed, RingBroken
-from mpnet.segment.layout import Fault, RingState
+from mpnet.segment.layout import LOG_BYTES, LOG_ENTRIES, SPILL_BYTES, DropReason, Fault, RingState
+from tests.real.running import wait_until
 from tests.test_datapath import PACKED, deliver, frame
 from tests.worker_harness import FEATURES, HEADER_BYTES, Harness
 
@@ -60,6 +62,49 @@ def test_a_fault_breaks_a_packed_ring_alone_and_a_reset_mends_it(descriptors: li
         reset(harness)
         harness.sender.send([frame(77)])
         assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == frame(77).data
+
+
+@pytest.mark.parametrize("backend", ["tap", "echo"])
+def test_a_frame_in_more_chains_than_a_packed_ring_notes_is_dropped(backend: str) -> None:
+    """What a burst returns is noted ahead of another ring's notes, which are not to be written over."""
+    entries = 2 * LOG_ENTRIES
+    with Harness(entries=entries, features=PACKED, backend=backend) as harness:
+        ring = [packed(BUFFER + 8 * number, 8, WRITE) for number in range(entries)]
+        harness.memory.write(harness.rx.guest.descriptors, b"".join(ring))
+        harness.start()
+        long = frame(12 * LOG_ENTRIES)
+        if backend == "echo":
+            harness.sender.send([long])
+        else:
+            deliver(harness, long.data)
+        dropping = harness.segment.rings[1 if backend == "echo" else 0]
+        wait_until(lambda: dropping.drops[DropReason.TOO_LONG] == 1, "the frame was not dropped")
+        assert harness.segment.rings[0].packets == 0
+        assert not any(ctypes.string_at(harness.segment.log_address(2), LOG_BYTES))
+
+
+@pytest.mark.parametrize("room", [1, 11])
+def test_buffers_shorter_than_a_header_are_filled(room: int) -> None:
+    with Harness() as harness:
+        harness.start()
+        harness.receiver.post(room, 64)
+        deliver(harness, frame(54 - HEADER_BYTES + room).data)
+        wait_until(lambda: harness.segment.rings[0].packets == 1, "the frame was not delivered")
+        used = [harness.rx.take() for _ in range((54 + room - 1) // room + 1)]
+        assert sum(length for _, length in filter(None, used)) == 54 + room
+
+
+def test_a_frame_longer_than_the_spill_is_dropped_however_long_the_buffers() -> None:
+    """It would have to go there when it turns out that the driver does not take it whole."""
+    with Harness(entries=ENTRIES) as harness:
+        harness.start()
+        harness.receiver.post(2 * SPILL_BYTES, 2)
+        gso_tcp = struct.pack("<BB", 0, 1).ljust(HEADER_BYTES, b"\0")
+        harness.tap.send(gso_tcp + bytes([0xFF]) * SPILL_BYTES)
+        deliver(harness, frame(60).data)
+        assert harness.receiver.receive()[0].data == frame(60).data
+        assert harness.segment.rings[0].drops[DropReason.TOO_LONG] == 1
+        assert not any(ctypes.string_at(harness.segment.log_address(0), LOG_BYTES))
 
 
 TX_FAULTS = {

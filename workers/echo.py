@@ -6,7 +6,7 @@ is copied once, from the driver's tx buffers to its rx buffers.
 
 from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u16
-from mpnet.segment.layout import SPILL_BYTES, DropReason
+from mpnet.segment.layout import LOG_ENTRIES, SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
 from mpnet.workers.burst import list_burst
 from mpnet.workers.capture import capture, capturing
@@ -168,7 +168,8 @@ def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
 def _find_room(ctx: Context, rx_index: int, length: int) -> int:
     """Take rx chains that hold ``length`` bytes, into the slots from ``window.end`` on; how many, or the outcome.
 
-    They are listed in ``ctx.chains`` behind the burst's own.
+    They are listed in ``ctx.chains`` behind the burst's own. No more are taken than a packed ring's log has room
+    for, however short they are.
     """
     rx = ctx.rings[rx_index]
     slot = ctx.window[0].end
@@ -178,12 +179,12 @@ def _find_room(ctx: Context, rx_index: int, length: int) -> int:
     while room < length:
         if chains > 0 and not rx.mergeable:
             return _TOO_LONG_FOR_ALL
-        end = take(ctx, rx_index, slot, WRITABLE)
+        end = take(ctx, rx_index, slot, WRITABLE) if rx.logged + chains < LOG_ENTRIES else 0
         if end < 0:
             return _RX_FAULT
         if end == 0:
-            # With no room in the table for one more like the last, it will never fit.
-            full = chains > 0 and rx.entries - descriptors < ctx.worker[0].descriptors
+            # With no room in the table, or the log, for one more like the last, it will never fit.
+            full = chains > 0 and (rx.entries - descriptors < ctx.worker[0].descriptors or chains == LOG_ENTRIES)
             return _TOO_LONG_FOR_ALL if full and rx.returned == rx.place else _BLOCKED
         chain = ctx.chains[RING_BURST + chains]
         chain.buffer_id = ctx.worker[0].buffer_id

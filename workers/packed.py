@@ -130,7 +130,7 @@ def _walk_table(
 
 @inlined
 def note_used(ctx: Context, index: int, span: int, buffer_id: int, length: int) -> None:
-    """Note a chain as returned by this burst; there is room, as ``take_packed`` takes no more than fit."""
+    """Note a chain as returned by this burst; there is room, as whoever takes chains takes no more than fit."""
     ring = ctx.rings[index]
     entry = ring.log + LOG_ENTRY_BYTES * ring.logged
     store_i64(entry, buffer_id | span << 16 | length << 32)

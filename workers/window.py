@@ -5,6 +5,7 @@ fill is available again to the next.
 """
 
 from mpnet.jit.compile import compiled
+from mpnet.segment.layout import LOG_ENTRIES
 from mpnet.workers.chain import WRITABLE, chain_bytes
 from mpnet.workers.ring import give_back, take
 from mpnet.workers.state import Context
@@ -31,13 +32,14 @@ def open_window(ctx: Context) -> None:
 def extend_window(ctx: Context, index: int, size: int) -> None:
     """Translate chains until the window has ``size`` bytes, as far as there are chains.
 
-    Without MRG_RXBUF a frame has one chain, and the window no more than that.
+    Without MRG_RXBUF a frame has one chain, and the window no more than that. It never has more than a packed
+    ring's log takes, however short the chains.
     """
     ring = ctx.rings[index]
     worker = ctx.worker[0]
     window = ctx.window[0]
     while window.bytes < size:
-        if not ring.mergeable and window.translated > window.filled:
+        if window.translated == LOG_ENTRIES or (not ring.mergeable and window.translated > window.filled):
             return
         end = take(ctx, index, window.end, WRITABLE)
         if end <= 0:
@@ -84,11 +86,12 @@ def can_never_hold(ctx: Context, index: int) -> bool:
     """Whether the frame that the window is too small for will not fit, whatever the driver gives besides.
 
     That is so where a frame has one chain; else where all chains are walked, none is filled, and the table has no
-    room for one more like the last.
+    room for one more like the last, or the window none.
     """
     ring = ctx.rings[index]
     window = ctx.window[0]
     if window.translated == window.filled:
         return False
     room = ring.entries - window.descriptors
-    return bool(not ring.mergeable or (window.filled == 0 and room < ctx.worker[0].descriptors))
+    full = room < ctx.worker[0].descriptors or window.translated == LOG_ENTRIES
+    return bool(not ring.mergeable or (window.filled == 0 and full))
