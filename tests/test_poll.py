@@ -2,11 +2,14 @@
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mpnet.guest.control_queue import ControlQueue
 from mpnet.guest.frame import Frame, NetHeader
-from mpnet.rpc.worker import Done, SetPolling
+from mpnet.guest.queue import Queue
+from mpnet.rpc.worker import CompleteCommand, ControlCommand, Done, SetPolling
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
 from mpnet.workers.poll import LEAST_WINDOW_NS, pace
@@ -98,3 +101,20 @@ def test_a_polling_worker_moves_frames_and_hears_messages(extra: int) -> None:
         assert harness.ask(SetPolling(0)) == Done()
         harness.sender.send(sent[:1])
         assert harness.tap.recv(1 << 16)[HEADER_BYTES:] == sent[0].data
+
+
+def test_a_worker_that_polls_hears_of_every_command() -> None:
+    """It does not look at the control queue in between: it must ask for a kick there all the same."""
+    with Harness() as harness, ThreadPoolExecutor(1) as driver:
+        queue = Queue(harness.memory, 2, 16, features=FEATURES)
+        control = ControlQueue(queue)
+        own = harness.worker.ctx.worker[0]
+        own.window_ns, own.polling = 1 << 60, 1
+        harness.start()
+        harness.set_ring(queue)
+        for _ in range(3):
+            answer = driver.submit(control.command, 1, 0, b"\1")
+            assert isinstance(harness.next_report(), ControlCommand)
+            harness.ask(CompleteCommand(0))
+            assert answer.result() == 0
+        queue.close()

@@ -10,7 +10,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_u8
 from mpnet.segment.layout import Fault
 from mpnet.workers.chain import EITHER, chain_bytes, gather, scatter
-from mpnet.workers.ring import break_ring, close_burst, give_back, open_burst, take, want_kicks
+from mpnet.workers.ring import ask_for_kick, break_ring, close_burst, give_back, open_burst, take
 from mpnet.workers.state import Context, Scratch
 
 MAX_COMMAND_BYTES = 64 * 1024
@@ -28,7 +28,8 @@ def take_command(ctx: Context, index: int, target: int) -> int:
     """
     ring = ctx.rings[index]
     worker = ctx.worker[0]
-    if not open_burst(ctx, index) and ring.started and want_kicks(ctx, index):
+    # No poll comes here: a kick is asked for even while the worker polls its other rings.
+    if not open_burst(ctx, index) and ring.started and ask_for_kick(ctx, index):
         open_burst(ctx, index)
     if not ring.started:
         return -2

@@ -155,13 +155,20 @@ def want_kicks(ctx: Context, index: int) -> bool:
     """Ask for a kick at the chain behind those taken; True when it came before the driver could see that.
 
     True as well when the ring is polled: for a while, or always where the front-end gave no fd for kicks.
+    """
+    if ctx.rings[index].kick_fd < 0 or ctx.worker[0].polling:
+        return True
+    return ask_for_kick(ctx, index)
+
+
+@compiled
+def ask_for_kick(ctx: Context, index: int) -> bool:
+    """What ``want_kicks`` does for a ring that is not polled.
 
     Between the ask and the look stands a full fence: without it the look may be done first, the driver may add
     its chain after the look and before it sees the ask, and both sides wait for ever.
     """
     ring = ctx.rings[index]
-    if ring.kick_fd < 0 or ctx.worker[0].polling:
-        return True
     ring.kicks_wanted = 1
     if ring.packed:
         flags = packed_ring.EVENT_DESC if ring.event_idx else packed_ring.EVENT_ENABLE
