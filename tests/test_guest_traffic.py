@@ -29,8 +29,8 @@ JUMBO_MTU = 9000
 FRAGMENTS = 7
 """What a packet of JUMBO_MTU would be over MTU."""
 MIB = 1 << 20
-# The whole size where there are most flows and queues; less where time is better spent elsewhere.
-FILE_BYTES = {1: 32 * MIB, 2: 32 * MIB, 4: 256 * MIB}
+# More where there are most flows and queues.
+FILE_BYTES = {1: 32 * MIB, 2: 32 * MIB, 4: 64 * MIB}
 MANY_FLOWS = 64
 DISCARD_PORT = 9
 DATAGRAM_PORT = 9000

@@ -1,10 +1,8 @@
 """What workers use of the machine, sampled for metrics: it survives restarts and never falls."""
 
-import contextlib
 import os
 import subprocess
 import uuid
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,27 +20,13 @@ def segment():
 
 
 class FakeProcess:
-    """A process as psutil shows it; ``used`` is None once it has ended."""
+    """A process that used what it is told to have used; ``used`` is None once it has ended."""
 
     def __init__(self, used):
         self.used = used
 
-    def oneshot(self):
-        return contextlib.nullcontext()
-
-    def is_running(self):
-        return self.used is not None
-
-    def cpu_times(self):
+    def usage(self):
         return self.used
-
-    def num_ctx_switches(self):
-        return self.used
-
-    def memory_info(self):
-        return SimpleNamespace(
-            rss=self.used.anonymous_bytes + self.used.shared_bytes, shared=self.used.shared_bytes
-        )
 
 
 def test_what_counts_up_survives_a_restart_and_never_falls(monkeypatch, segment):
@@ -88,6 +72,13 @@ def test_what_is_told_of_a_process_is_its_own(segment):
     used = Usages().sample(segment)[0]
     assert 0 < used.user + used.system <= sum(os.times()[:2]) + 0.02  # the kernel counts in hundredths
     assert 1 << 20 < used.anonymous_bytes < 1 << 36
+
+
+def test_a_process_that_has_a_dead_workers_number_is_not_taken_for_it():
+    process = usage._Process(os.getpid())
+    assert process.usage().alive
+    process._start = b"1"
+    assert process.usage() is None
 
 
 def test_a_worker_that_is_gone_counts_nothing(segment):
