@@ -26,7 +26,7 @@ $(VENV)/bin/pip:
 
 $(VENV)/.run: $(VENV)/bin/pip pyproject.toml
 	@echo "Installing mpnet and the packages it needs into $(VENV), once …"
-	@$(INSTALL) .
+	@$(INSTALL) '.[report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml

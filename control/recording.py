@@ -44,7 +44,7 @@ class Recording:
         device.log.info("capture started", queues=queues, direction=params.direction)
         try:
             await device.supervisor.capture((SetCapture(rings, made.lane_bytes, made.snaplen), [self._fd]))
-        except MpnetError:
+        except BaseException:
             await self.stop()
             raise
         return queues

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mpnet.config.device import spread
 from mpnet.control.backoff import Backoff
 from mpnet.control.desired import Desired, Errand, RingSetting
 from mpnet.control.launcher import Launcher
@@ -38,11 +39,6 @@ from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import MemoryRegion
 
 WATCH_SECONDS = 1.0
-
-
-def spread(queue_pairs: int, workers: int) -> list[int]:
-    """Return each queue pair's worker: in turn, so that any number of pairs the guest enables is shared out."""
-    return [pair % workers for pair in range(queue_pairs)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def notify(*words: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
             # "@" stands for the zero byte with which an abstract address begins.
-            sock.sendto("\n".join(words).encode(), address.replace("@", "\0", 1))
+            sock.sendto("\n".join(words).encode(), f"\0{address[1:]}" if address[0] == "@" else address)
         except OSError as error:
             get_log().warning("the service manager was not told", words=words, problem=error.strerror)
 

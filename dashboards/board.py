@@ -1,8 +1,6 @@
 """A dashboard: its rows of panels, the variables that choose what they show, and links to the others."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -81,8 +79,3 @@ def _variable(label: str) -> dashboard.QueryVariable:
     variable.multi(True).include_all(True).all_value(".*").refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
     everything = models.VariableOption(text="All", value="$__all")
     return variable.sort(models.VariableSort.NUMERICAL_ASC).current(everything)
-
-
-def expressions(document: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """Title of the panel and expression of every query of a dashboard's document."""
-    return [(panel["title"], query["expr"]) for panel in document["panels"] for query in panel.get("targets", [])]

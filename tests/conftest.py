@@ -3,12 +3,14 @@
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner, Result
 
+from mpnet.cli.main import cli
 from mpnet.guest import debian
 
 DEBIAN_PACKAGES = (
@@ -74,6 +76,18 @@ def _children() -> set[int]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Call ``mpnet`` in this process: its words, and as keywords all of its environment."""
+    for name in [name for name in os.environ if name.startswith("MPNET_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(cli, arguments, prog_name="mpnet", env=environment)
+
+    return call
 
 
 @pytest.fixture(autouse=True, scope="session")

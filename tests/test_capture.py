@@ -135,15 +135,14 @@ def test_a_capture_that_cannot_work_is_refused(lane_bytes: int, snaplen: int) ->
         Capture.create("test-capture", 1, lane_bytes, snaplen)
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mpnet-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def device(folder: Path) -> Iterator[Running]:
-    with network_namespace(), tap("tap0"), Running(folder, "tap0", queue_pairs=2) as running:
+@pytest.fixture(scope="module")
+def device() -> Iterator[Running]:
+    with (
+        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
+        network_namespace(),
+        tap("tap0"),
+        Running(Path(folder), "tap0", queue_pairs=2) as running,
+    ):
         yield running
 
 
@@ -219,8 +218,8 @@ def exchange(device: Running, driver: Driver) -> tuple[list[bytes], list[bytes]]
     return to_host, to_guest
 
 
-def test_the_file_has_every_packet_of_both_directions(device: Running, folder: Path) -> None:
-    path = folder / "out.pcapng"
+def test_the_file_has_every_packet_of_both_directions(device: Running, tmp_path: Path) -> None:
+    path = tmp_path / "out.pcapng"
     with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
         for pair in (0, 1):
             driver.post(pair, 2000, 100)
@@ -238,9 +237,9 @@ def test_the_file_has_every_packet_of_both_directions(device: Running, folder: P
         assert [values[IF_DROPPED] for values in statistics(path).values()] == [0, 0]
         assert sum(values[IF_RECEIVED] for values in statistics(path).values()) == 9
 
-        with recording(device, folder / "one.pcapng", "--queue", "1", "--direction", "tx", "--snaplen", "60"):
+        with recording(device, tmp_path / "one.pcapng", "--queue", "1", "--direction", "tx", "--snaplen", "60"):
             exchange(device, driver)
-        lines = tshark(folder / "one.pcapng", "frame.interface_name", "frame.cap_len", "frame.len")
+        lines = tshark(tmp_path / "one.pcapng", "frame.interface_name", "frame.cap_len", "frame.len")
         assert lines == [["net0.1", "60", str(len(data))] for data in to_host]
     assert not Path(f"/dev/shm/{PREFIX}net0").exists()  # noqa: S108 - where Linux shows POSIX shared memory
 
@@ -263,45 +262,10 @@ def test_a_pipe_ends_after_the_packets_that_were_asked_for(device: Running) -> N
     assert out.splitlines() == [f"{54 + 10 * 1460}|{comment}"] * 5
 
 
-def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Running, folder: Path) -> None:
-    def capture_files() -> list[str]:
-        return [path.name for path in Path("/dev/shm").glob(f"{PREFIX}*")]  # noqa: S108 - as above
-
-    path = folder / "out.pcapng"
-    with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
-        with recording(device, path) as process:
-            second = subprocess.run(
-                [MPNET, "capture", "net0", "-w", folder / "b", "--control-socket", device.control],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert second.returncode == 1
-            assert "is being captured already" in second.stderr
-            killed = device.workers()[1]
-            os.kill(killed, signal.SIGKILL)
-            wait_until(lambda: device.workers()[1:] not in ([], [killed]), "the worker is replaced")
-            driver.send(1, [frame(60, 1)])
-        assert contents(path) == [frame(60, 1)]
-        wait_until(lambda: capture_files() == [], "the capture is removed")
-        with recording(device, folder / "c") as process:
-            process.kill()
-            process.wait(30)
-            wait_until(lambda: capture_files() == [], "the capture of a killed reader is removed")
-        with recording(device, folder / "d") as process:
-            driver.send(0, [frame(60, 2)])
-            device.kill()
-            assert process.wait(30) == 0
-        assert contents(folder / "d") == [frame(60, 2)]
-    leftovers.clear("net0", get_log())
-    assert capture_files() == []
-
-
-def test_memory_that_vanishes_under_a_capture_breaks_its_ring_alone(device: Running, folder: Path) -> None:
+def test_memory_that_vanishes_under_a_capture_breaks_its_ring_alone(device: Running, tmp_path: Path) -> None:
     half = 32 << 20
     setup = Setup(queue_pairs=2, memory=(half, half), backing="shm")
-    with Driver.connect(device.socket, setup) as driver, recording(device, folder / "out"):
+    with Driver.connect(device.socket, setup) as driver, recording(device, tmp_path / "out"):
         workers = device.workers()
         os.ftruncate(driver.memory.fd, half)
         tx = driver.pairs[0].tx
@@ -317,3 +281,38 @@ def wait_for_fault(device: Running) -> list[Any]:
     wait_until(lambda: device.show()["rings"][1]["state"] == "broken", "the ring is broken")
     rings: list[Any] = device.show()["rings"]
     return rings
+
+
+def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Running, tmp_path: Path) -> None:
+    def capture_files() -> list[str]:
+        return [path.name for path in Path("/dev/shm").glob(f"{PREFIX}*")]  # noqa: S108 - as above
+
+    path = tmp_path / "out.pcapng"
+    with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
+        with recording(device, path) as process:
+            second = subprocess.run(
+                [MPNET, "capture", "net0", "-w", tmp_path / "b", "--control-socket", device.control],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert second.returncode == 1
+            assert "is being captured already" in second.stderr
+            killed = device.workers()[1]
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: device.workers()[1:] not in ([], [killed]), "the worker is replaced")
+            driver.send(1, [frame(60, 1)])
+        assert contents(path) == [frame(60, 1)]
+        wait_until(lambda: capture_files() == [], "the capture is removed")
+        with recording(device, tmp_path / "c") as process:
+            process.kill()
+            process.wait(30)
+            wait_until(lambda: capture_files() == [], "the capture of a killed reader is removed")
+        with recording(device, tmp_path / "d") as process:
+            driver.send(0, [frame(60, 2)])
+            device.kill()  # so no test of it comes after this one
+            assert process.wait(30) == 0
+        assert contents(tmp_path / "d") == [frame(60, 2)]
+    leftovers.clear("net0", get_log())
+    assert capture_files() == []

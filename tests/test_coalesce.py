@@ -18,7 +18,7 @@ from mpnet.guest.frame import Frame
 from mpnet.jit import syscalls
 from mpnet.jit.compile import JIT
 from mpnet.jit.memory import load_i64, load_u8
-from mpnet.workers import rings, send
+from mpnet.workers import rings, write
 from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP
 from tests.quirky_stream import QUIRKS, Flow, flow_of
 from tests.segmenter import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Packet, segment
@@ -328,7 +328,7 @@ if not JIT:
                 return -errno.EINVAL
             return syscalls.writev(fd, iovecs, count)
 
-        monkeypatch.setattr(send, "writev", writev)
+        monkeypatch.setattr(write, "writev", writev)
         with Harness() as harness:
             harness.start()
             udp, tcp = Flow(1, tcp=False, ipv6=False), Flow(2, tcp=True, ipv6=True)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpnet.config.device import spread
 from mpnet.control.backoff import HEALTHY_SECONDS, MOST_SECONDS, Backoff
 from mpnet.control.desired import Desired, RingSetting
 from mpnet.control.offer import offered_features
-from mpnet.control.supervisor import spread
 from mpnet.rpc.worker import AttachPair, SetMemory, SetRing
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.virtio.features import Feature, has, mask, missing_dependencies

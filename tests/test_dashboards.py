@@ -53,11 +53,7 @@ def test_every_panel_says_what_to_read_from_it_in_a_unit() -> None:
         for panel in panels(document):
             assert panel["title"]
             assert panel["description"].endswith("."), panel["title"]
-            assert (
-                panel["type"] == "statetimeline"
-                or panel["type"] in {"state-timeline", "heatmap"}
-                or (panel["fieldConfig"]["defaults"]["unit"])
-            )
+            assert panel["type"] in {"state-timeline", "heatmap"} or panel["fieldConfig"]["defaults"]["unit"]
 
 
 def test_every_metric_of_a_device_is_on_a_dashboard() -> None:
@@ -174,7 +170,7 @@ def test_the_exporter_is_found_by_both_discoveries_and_scraped_once(watched: Wat
     assert (target["health"], target["labels"]["instance"]) == ("up", f"127.0.0.1:{watched.device.port}")
     found = re.search(
         r'^prometheus_sd_discovered_targets\{config="mpnet",name="scrape"\} (\d+)$',
-        watched.prometheus.own_metrics(),
+        watched.prometheus.page("metrics"),
         re.MULTILINE,
     )
     assert found
@@ -228,11 +224,18 @@ def test_counters_are_exact(watched: Watched) -> None:
     prometheus = watched.prometheus
     by_queue = {labels["queue"]: value for labels, value in prometheus.query("mpnet_queue_tx_packets_total")}
     assert by_queue == {"0": SENT[0], "1": SENT[1]}
-    rings = [ring for ring in watched.device.show()["rings"] if ring["queue"] is not None]
-    for direction in ("rx", "tx"):
-        for counter in ("packets", "bytes"):
-            told = sum(ring[counter] for ring in rings if ring["direction"] == direction)
-            assert prometheus.value(f"sum(mpnet_queue_{direction}_{counter}_total)") == told
+
+    def agree() -> bool:
+        rings = [ring for ring in watched.device.show()["rings"] if ring["queue"] is not None]
+        return all(
+            prometheus.value(f"sum(mpnet_queue_{direction}_{counter}_total)")
+            == sum(ring[counter] for ring in rings if ring["direction"] == direction)
+            for direction in ("rx", "tx")
+            for counter in ("packets", "bytes")
+        )
+
+    # The host's kernel still says a word of its own now and then, which the next scrape has.
+    wait_until(agree, "scraped counters are the device's")
     # Each burst of each direction is in the histogram, and nothing else is.
     moved = prometheus.value("sum(mpnet_queue_rx_packets_total) + sum(mpnet_queue_tx_packets_total)")
     assert prometheus.value("sum(mpnet_worker_batch_packets_sum)") == moved
@@ -286,13 +289,12 @@ class Cells(HTMLParser):
 
 
 def test_the_consoles_show_the_device_in_a_browser(watched: Watched) -> None:
-    page = f"http://{watched.prometheus.address}/consoles"
-    queues = Cells(browse(f"{page}/queues.html?device=net0"))
+    queues = Cells(browse(f"http://{watched.prometheus.address}/consoles/queues.html?device=net0"))
     assert [queues.cells[str(pair), "tx-packets"] for pair in range(PAIRS)] == [str(count) for count in SENT]
     assert queues.sparks == 2 * PAIRS, "the page's own script has drawn a line for each queue and direction"
-    overview = Cells(browse(f"{page}/index.html"))
+    overview = Cells(watched.prometheus.page("consoles/index.html"))
     assert overview.cells["net0", "name"].startswith("net0")
     assert "running" in overview.cells["net0", "name"]
     assert float(overview.cells["net0", "tx"].rstrip("kM")) > 0
-    workers = browse(f"{page}/workers.html")
+    workers = watched.prometheus.page("consoles/workers.html")
     assert workers.count("data-worker=") == PAIRS

@@ -25,7 +25,7 @@ from tests.real.running import MPNET, wait_until
 DASK = [sys.executable, "-m", "dask"]
 SWEEP = """\
 [sweep]
-replicates = 2
+replicates = 1
 seconds = 0.1
 warm-up = 0
 [fixed]
@@ -35,15 +35,15 @@ queue-pairs = [1, 2]
 """
 
 
-def shortest(name: str) -> list[Trial]:
-    """The first and the last combination of a sweep, as short as trials may be."""
-    trials = [trial for trial in plan(parse(templates.text(name), Path(name))) if trial.replicate == 1]
-    trials.sort(key=lambda trial: int(trial.id.partition("-")[2]))
-    return [msgspec.structs.replace(trial, seconds=0.1, warm_up=0.0) for trial in (trials[0], trials[-1])]
+def shortest(name: str) -> Trial:
+    """The last combination of a sweep, which has every option set, as short as a trial may be."""
+    trials = plan(parse(templates.text(name), Path(name)))
+    last = max(trials, key=lambda trial: int(trial.id.partition("-")[2]))
+    return msgspec.structs.replace(last, seconds=0.1, warm_up=0.0)
 
 
 def test_sweeps_that_ship_run() -> None:
-    trials = [trial for name in templates.names() for trial in shortest(name)]
+    trials = [shortest(name) for name in templates.names()]
     for trial, record in zip(trials, run_here(trials), strict=True):
         assert record.error == "", trial
         assert record.factors["queue-pairs"] == len(record.queues)
@@ -78,7 +78,7 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(sweep: Path, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert sorted(record["trial"] for record in records) == ["1-0", "1-1", "2-0", "2-1"]
+    assert sorted(record["trial"] for record in records) == ["1-0", "1-1"]
     assert not any(record["error"] for record in records)
     assert (tmp_path / "r" / "trials.parquet").exists()
 

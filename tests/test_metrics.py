@@ -1,6 +1,5 @@
 """Metrics of hand-filled segments, as a Prometheus that scrapes them sees them."""
 
-import contextlib
 import gzip
 import itertools
 import json
@@ -10,17 +9,14 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from types import SimpleNamespace
 
 import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
-from mpnet.control import usage
 from mpnet.control.exporter import Exporter
 from mpnet.control.metrics import Metrics
-from mpnet.control.usage import Usage, Usages
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.rpc.management import METHODS
@@ -227,6 +223,13 @@ def test_the_state_of_device_and_workers_is_told(metrics, segment):
     assert page.value("mpnet_worker_restarts_total", **labels, reason="killed") == 3
 
 
+def test_what_a_worker_uses_is_told(metrics, segment):
+    segment.workers[0].pid, segment.workers[0].start_ns = os.getpid(), 1
+    page, labels = scrape(metrics), {"device": segment.name, "worker": "0"}
+    assert page.value("mpnet_worker_up", **labels) == 1
+    assert page.value("mpnet_worker_memory_bytes", **labels, kind="anonymous") > 1 << 20
+
+
 def test_a_ring_that_only_the_control_queue_uses_is_no_device_in_use(metrics, segment):
     segment.rings[2 * PAIRS].state = RingState.RUNNING
     assert scrape(metrics).value("mpnet_device_up", device=segment.name) == 0
@@ -342,83 +345,3 @@ def test_a_port_in_use_is_an_error(port):
 def test_a_host_that_is_not_here_is_an_error(metrics):
     with pytest.raises(MpnetError, match=r"cannot serve metrics on 192\.0\.2\.1:9464"):
         Exporter(metrics).serve("192.0.2.1", 9464)
-
-
-# What workers use.
-
-
-class FakeProcess:
-    """A process as psutil shows it; ``used`` is None once it has ended."""
-
-    def __init__(self, used):
-        self.used = used
-
-    def oneshot(self):
-        return contextlib.nullcontext()
-
-    def is_running(self):
-        return self.used is not None
-
-    def cpu_times(self):
-        return self.used
-
-    def num_ctx_switches(self):
-        return self.used
-
-    def memory_info(self):
-        return SimpleNamespace(
-            rss=self.used.anonymous_bytes + self.used.shared_bytes, shared=self.used.shared_bytes
-        )
-
-
-def test_what_counts_up_survives_a_restart_and_never_falls(monkeypatch, segment):
-    first = Usage(1.0, 2.0, 3, 4, 5000, 6000, alive=True)
-    processes = {11: FakeProcess(first), 12: FakeProcess(first._replace(user=0.5, anonymous_bytes=100))}
-    monkeypatch.setattr(usage, "_find", processes.get)
-    usages, worker = Usages(), segment.workers[0]
-    worker.pid, worker.start_ns = 11, 1
-    assert usages.sample(segment)[0] == first
-    processes[11].used = None
-    gone = first._replace(anonymous_bytes=0, shared_bytes=0, alive=False)
-    assert usages.sample(segment)[0] == gone
-    worker.pid = 0
-    assert usages.sample(segment)[0] == gone
-    worker.pid, worker.start_ns = 12, 2
-    assert usages.sample(segment)[0] == Usage(1.5, 4.0, 6, 8, 100, 6000, alive=True)
-    usages.forget(segment.name)
-    assert usages.sample(segment)[0].user == 0.5
-
-
-def test_only_a_worker_that_did_something_is_looked_at(monkeypatch, segment):
-    process = FakeProcess(Usage(1.0, 2.0, 3, 4, 5000, 6000, alive=True))
-    monkeypatch.setattr(usage, "_find", {11: process}.get)
-    usages, worker = Usages(), segment.workers[0]
-    worker.pid, worker.start_ns = 11, 1
-    usages.keep_up(segment)
-    process.used = process.used._replace(user=7.0)
-    usages.keep_up(segment)
-    worker.pid = 0
-    assert usages.sample(segment)[0].user == 1.0
-    worker.pid, worker.start_ns = 11, 2
-    usages.keep_up(segment)
-    process.used = process.used._replace(user=9.0)
-    worker.burst_packets += 1
-    usages.keep_up(segment)
-    worker.pid = 0
-    assert usages.sample(segment)[0].user == 10.0
-
-
-def test_what_is_told_of_a_process_is_its_own(metrics, segment):
-    sum(range(2_000_000))
-    segment.workers[0].pid, segment.workers[0].start_ns = os.getpid(), 1
-    used = Usages().sample(segment)[0]
-    assert 0 < used.user + used.system <= sum(os.times()[:2]) + 0.02  # the kernel counts in hundredths
-    assert 1 << 20 < used.anonymous_bytes < 1 << 36
-    page, labels = scrape(metrics), {"device": segment.name, "worker": "0"}
-    assert page.value("mpnet_worker_up", **labels) == 1
-    assert page.value("mpnet_worker_memory_bytes", **labels, kind="anonymous") > 1 << 20
-
-
-def test_a_worker_that_is_gone_counts_nothing(segment):
-    segment.workers[0].pid, segment.workers[0].start_ns = _ended_process(), 1
-    assert Usages().sample(segment) == [Usage(), Usage()]

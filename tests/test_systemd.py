@@ -131,10 +131,13 @@ def test_the_service_manager_hears_of_start_life_reload_and_end(folder: Path, ma
     assert told(manager, until="STOPPING=1")
 
 
-def test_an_abstract_address_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["@mpnet-test-{pid}", "{folder}/net@0"])
+def test_an_abstract_address_is_told_apart(monkeypatch: pytest.MonkeyPatch, folder: Path, address: str) -> None:
+    address = address.format(pid=os.getpid(), folder=folder)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(f"\0mpnet-test-{os.getpid()}")
-        monkeypatch.setenv("NOTIFY_SOCKET", f"@mpnet-test-{os.getpid()}")
+        sock.bind(address if address[0] == "/" else f"\0{address[1:]}")
+        sock.settimeout(START_SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
         systemd.notify("READY=1", "STATUS=a")
         assert sock.recv(100) == b"READY=1\nSTATUS=a"
 

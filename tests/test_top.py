@@ -114,13 +114,13 @@ def traffic(driver: Driver) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mpnet-") as name:
         yield Path(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device(folder: Path) -> Iterator[Running]:
     with network_namespace(), tap("tap0"), Running(folder, "tap0", queue_pairs=2) as running:
         yield running
@@ -192,7 +192,7 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
         terminal.expect("orphaned")
         device.start()
         terminal.expect("listening")
-        device.stop()
+        device.stop()  # so no test of it comes after this one
         wait_until(lambda: "net0" not in terminal.screen, "the device is gone")
         terminal.type("q")
         terminal.expect("left=0")

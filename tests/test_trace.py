@@ -7,12 +7,14 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mpnet.cli.trace import _lines
 from mpnet.control import leftovers
 from mpnet.control.log import get_log
 from mpnet.guest.driver import Driver, Setup
@@ -140,7 +142,7 @@ def test_bursts_are_traced_while_that_is_asked_for() -> None:
         assert events[-1].values[1] == 8  # of the ring: three and five chains are returned
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
     with (
         tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
@@ -157,37 +159,6 @@ def read_trace(*words: str) -> list[dict[str, Any]]:
         [MPNET, "trace", "--json", *words], capture_output=True, text=True, timeout=60, check=True
     )
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_the_command_tells_a_restart_and_what_a_crash_left(device: Running) -> None:
-    with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
-        killed = device.workers()[1]
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: device.workers()[1:] not in ([], [killed]), "the worker is replaced")
-        driver.send(1, [FRAME.data])
-        device.kill()
-        events = read_trace("net0")
-    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
-    told = Counter((event["process"], event["worker"], event["event"]) for event in events)
-    assert told["control", None, "session_opened"] == 1
-    assert told["control", None, "features_set"] == 1
-    assert told["worker", 0, "worker_started"] == 1
-    assert told["worker", 1, "worker_started"] == 2
-    assert told["worker", 1, "ring_started"] == 4
-    (ended,) = [event for event in events if event["event"] == "worker_ended"]
-    assert (ended["of"], ended["pid"], ended["reason"]) == (1, killed, "killed")
-    started = [event for event in events if event["event"] == "ring_started" and event["worker"] == 0]
-    assert [(event["queue"], event["ring"], event["entries"]) for event in started] == [
-        (0, "rx", 256),
-        (0, "tx", 256),
-    ]
-    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert len(text.splitlines()) == len(events)
-    assert f"worker_ended      of 1        pid={killed} reason=killed\n" in text
-    leftovers.clear("net0", get_log())
-    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=60, check=False)
-    assert refused.returncode == 1
-    assert "no shared memory /mpnet.net0" in refused.stderr
 
 
 def test_bursts_are_traced_as_long_as_the_command_runs(device: Running) -> None:
@@ -211,6 +182,60 @@ def test_bursts_are_traced_as_long_as_the_command_runs(device: Running) -> None:
         wait_until(
             lambda: new_bursts(driver) == 0, "bursts are not traced any more, though the command was killed"
         )
+
+
+def count(events: list[dict[str, Any]]) -> Counter[tuple[str, int | None, str]]:
+    return Counter((event["process"], event["worker"], event["event"]) for event in events)
+
+
+def test_the_command_tells_a_restart_and_what_a_crash_left(device: Running) -> None:
+    with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
+        killed = device.workers()[1]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: device.workers()[1:] not in ([], [killed]), "the worker is replaced")
+        driver.send(1, [FRAME.data])
+        device.kill()  # so no test of it comes after this one
+        events = read_trace("net0")
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    ever = count(events)
+    assert ever["worker", 0, "worker_started"] == 1
+    assert ever["worker", 1, "worker_started"] == 2
+    session = events[max(at for at, event in enumerate(events) if event["event"] == "session_opened") :]
+    told = count(session)
+    assert told["control", None, "features_set"] == 1
+    assert told["worker", 1, "ring_started"] == 4
+    (ended,) = [event for event in events if event["event"] == "worker_ended"]
+    assert (ended["of"], ended["pid"], ended["reason"]) == (1, killed, "killed")
+    started = [event for event in session if event["event"] == "ring_started" and event["worker"] == 0]
+    assert [(event["queue"], event["ring"], event["entries"]) for event in started] == [
+        (0, "rx", 256),
+        (0, "tx", 256),
+    ]
+    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert len(text.splitlines()) == len(events)
+    assert f"worker_ended      of 1        pid={killed} reason=killed\n" in text
+    leftovers.clear("net0", get_log())
+    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "no shared memory /mpnet.net0" in refused.stderr
+
+
+def test_a_command_that_is_overtaken_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment.create("test-overtaken", 1)
+    try:
+        trace = segment.traces[0]
+
+        def overtake() -> None:
+            trace.record(Kind.BURST, 0, 2)
+            trace._events[1]["sequence"] = 0
+
+        meanwhile = iter([overtake, lambda: trace.record(Kind.BURST, 0, 3)])
+        monkeypatch.setattr("mpnet.cli.trace.time.sleep", lambda _: next(meanwhile)())
+        trace.record(Kind.BURST, 0, 1)
+        lines = _lines(("test-overtaken",), follow=True)
+        assert [(line.event.number, line.lost) for line in islice(lines, 3)] == [(1, 0), (3, 1), (3, 0)]
+    finally:
+        segment.unlink()
 
 
 def test_a_reader_that_stays_follows_a_device_to_its_next_segment() -> None:

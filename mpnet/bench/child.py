@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpnet.errors import MpnetError
+from mpnet.guest import debian
 from mpnet.guest.lifeline import bound_to_us
 
 _STOP_SECONDS = 10.0
@@ -47,6 +48,15 @@ class Child:
         self.process.send_signal(signal.SIGCONT)
 
 
+def absent(program: str) -> str:
+    """Why a program of Debian's cannot be run here; empty where it can."""
+    try:
+        debian.program(program)
+    except MpnetError as error:
+        return str(error)
+    return ""
+
+
 def said(*command: str | Path) -> str:
     """The first line that a command prints."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_STOP_SECONDS)
@@ -79,7 +89,7 @@ def child(
     try:
         yield Child(process, log)
     finally:
-        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)  # it may sleep
         _end(process, ask_first=ask_first)
 
 

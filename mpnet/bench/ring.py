@@ -72,12 +72,9 @@ def _virtio_user(bed: Bed, endpoint: Endpoint, case: Case) -> Iterator[Turn]:
             finally:
                 program.sleep()
 
-        try:
-            _wait(moved)
-            program.sleep()
-            yield turn
-        finally:
-            program.wake()
+        _wait(moved)
+        program.sleep()
+        yield turn
 
 
 def _driver(bed: Bed, endpoint: Endpoint, case: Case) -> Forwarder:

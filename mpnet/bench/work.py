@@ -88,12 +88,14 @@ def _receive(device: Device, case: Case) -> Iterator[Turn]:
     def run_backlogs(seconds: float) -> float:
         """Send without the device at work, then see how fast it catches up, by turns."""
         end = time.monotonic() + seconds
+        backlog = case.backlog * int(sender.state[0].payload)
         came, took = 0, 0
         while time.monotonic() < end:
             device.sleep()
-            sent = send(sender, case.backlog) * int(sender.state[0].payload)
+            send(sender, case.backlog)
             device.wake()
-            caught_up = drain(queue, pool, int(state.payload) + sent)
+            # As many also where fewer were taken: a queue that late turns have left full must be emptied.
+            caught_up = drain(queue, pool, int(state.payload) + backlog)
             if caught_up == BROKEN:
                 raise MpnetError(_BROKEN)
             came, took = came + caught_up, took + int(state.nanoseconds)

@@ -133,7 +133,7 @@ def _lines(devices: tuple[str, ...], *, follow: bool) -> Iterator[_Line]:
             for number, trace in enumerate(segment.traces):
                 worker = None if number == segment.queue_pairs else number
                 events, lost = trace.read(read.get(trace, 0))
-                if lost and trace in read:
+                if lost and events and trace in read:
                     lines.append(_Line(name, worker, events[0], lost, segment.queue_pairs))
                 lines += (_Line(name, worker, event, 0, segment.queue_pairs) for event in events)
                 read[trace] = events[-1].number if events else read.get(trace, 0)

@@ -108,6 +108,11 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
 
 
+def spread(queue_pairs: int, workers: int) -> list[int]:
+    """Return each queue pair's worker: in turn, so that any number of pairs the guest enables is shared out."""
+    return [pair % workers for pair in range(queue_pairs)]
+
+
 def _check_id(value: str) -> None:
     if not _ID.fullmatch(value):
         raise FieldError(

@@ -10,7 +10,6 @@ import msgspec
 from mpnet.config.cpus import parse_cpus
 from mpnet.config.device import BACKENDS, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, NULL, TAP, DeviceConfig
 from mpnet.config.place import FieldError
-from mpnet.config.setting import keys
 from mpnet.virtio.features import Feature, mask
 
 DEVICE_OPTIONS = ("gro", "gso", "poll_us", "engine", "backend")
@@ -150,8 +149,6 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise ImpossibleError(
                     field, f"{_key(field)} is an option of mpnet's devices, not of {self.system}'s"
                 )
-            if _key(field) not in keys(DeviceConfig):
-                raise FieldError(field, f"this version's devices have no option {_key(field)}")
         for field, value in given.items():
             if field != "backend":
                 _on_a_tap(**{field: value})

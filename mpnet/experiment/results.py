@@ -10,7 +10,7 @@ samples.parquet a row for each time, trial and queue pair or worker; likewise
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -72,10 +72,15 @@ class Folder:
         self.done = {record.trial for record in map(decode, lines) if not record.error}
 
     def append(self, record: Record) -> None:
-        """Write a record; it is on the disk when this returns."""
-        self._lines.write(msgspec.json.encode(record) + b"\n")
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
+        """Write a record; it is on the disk when this returns.
+
+        Raises:
+            MpnetError: it cannot be written.
+        """
+        with _writing(self.path):
+            self._lines.write(msgspec.json.encode(record) + b"\n")
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
         if not record.error:
             self.done.add(record.trial)
 
@@ -98,12 +103,21 @@ def open_folder(path: Path, sweep: Sweep, trials: int) -> Iterator[Folder]:
     Raises:
         MpnetError: it is another sweep's, or another process is at it, or it cannot be written.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with (path / TRIALS).open("a+b") as lines:
+    with ExitStack() as stack:
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lines = stack.enter_context((path / TRIALS).open("a+b"))
             _lock(path, lines)
             _claim(path, sweep, trials)
-            yield Folder(path, lines)
+            folder = Folder(path, lines)
+        yield folder
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say of what the system refuses meanwhile that it is about the results."""
+    try:
+        yield
     except OSError as error:
         raise MpnetError(
             f"cannot write results to {path}: {error.strerror or error}", "choose another folder with -o"

@@ -64,15 +64,17 @@ class Sampler:
             "wakeups": [float(record.wakeups) for record in used],
             "restarts": [float(record.restarts.sum()) for record in used],
         }
-        for name, value in (("user_seconds", 0), ("system_seconds", 1)):
-            counts[name] = [self._cpu(int(record.pid))[value] for record in used]
-        counts["switches"] = [self._cpu(int(record.pid))[2] for record in used]
+        usage = [self._usage(int(record.pid)) for record in used]
+        for place, name in enumerate(("user_seconds", "system_seconds", "switches")):
+            counts[name] = [each[place] for each in usage]
         return counts
 
-    def _cpu(self, pid: int) -> tuple[float, float, float]:
+    def _usage(self, pid: int) -> tuple[float, float, float]:
         """User and system seconds and context switches of a process; zeros where it is gone."""
         try:
-            process = self._processes.setdefault(pid, psutil.Process(pid))
+            if pid not in self._processes:
+                self._processes[pid] = psutil.Process(pid)
+            process = self._processes[pid]
             times, switches = process.cpu_times(), process.num_ctx_switches()
         except psutil.Error:
             return 0.0, 0.0, 0.0

@@ -28,6 +28,7 @@ PROGRAM_PACKAGES = {
     "ethtool": "ethtool",
     "iperf3": "iperf3",
     "linux.uml": "user-mode-linux",
+    "perl": "perl-base",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "qemu-system-x86_64": "qemu-system-x86",
@@ -40,7 +41,7 @@ PROGRAM_PACKAGES = {
 }
 """Which Debian package brings a program."""
 
-LINUX_GUEST_PROGRAMS = ("qemu-system-x86_64", "busybox", "iperf3", "ethtool", "setpriv")
+LINUX_GUEST_PROGRAMS = ("qemu-system-x86_64", "busybox", "iperf3", "ethtool", "perl", "setpriv")
 """What a throw-away Linux guest is made of, its kernel apart."""
 
 UNFINISHED = ".new-"

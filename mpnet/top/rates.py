@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import psutil
 
+from mpnet.config.device import spread
 from mpnet.segment.attachments import Attachments
 from mpnet.segment.layout import DropReason, Fault, Negotiation, RingState
 from mpnet.segment.segment import Segment
@@ -191,11 +192,12 @@ def _cpu_seconds(pid: int) -> float:
 def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> DeviceRates:
     header = after.segment.header
     pairs, workers = after.segment.queue_pairs, len(after.workers)
+    owners = spread(pairs, workers)
     queues = [
         QueueRates(
             device=name,
             queue=pair,
-            worker=pair % workers,  # as the supervisor deals them out
+            worker=owners[pair],
             rx=_direction(before.rings[2 * pair], after.rings[2 * pair], seconds),
             tx=_direction(before.rings[2 * pair + 1], after.rings[2 * pair + 1], seconds),
         )
@@ -244,6 +246,7 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
     used = after.cpu[process]
     bursts = int(new["bursts"].sum()) - int(old["bursts"].sum())
     packets = int(new["burst_packets"]) - int(old["burst_packets"])
+    owners = spread(after.segment.queue_pairs, len(after.workers))
     return WorkerRates(
         device=name,
         worker=slot,
@@ -255,7 +258,7 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
         wakeups=_per_second(old["wakeups"], new["wakeups"], seconds),
         heartbeat_age=max(0.0, time.monotonic() - int(new["heartbeat_ns"]) / 1e9),
         restarts=int(new["restarts"].sum()),
-        queues=list(range(slot, after.segment.queue_pairs, len(after.workers))),
+        queues=[pair for pair, owner in enumerate(owners) if owner == slot],
     )
 
 

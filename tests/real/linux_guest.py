@@ -21,6 +21,10 @@ from mpnet.guest.linux.guest import LinuxGuest
 _CHUNK = 1 << 16
 # A limit for a hang, not a measure: TCG on a busy machine is slow.
 _PATIENCE = 240.0
+_SOCKET_BYTES = 200 << 10
+UNREAD_BYTES = 1 << 20
+"""What a stream of iperf3 may leave in its two sockets, whose buffers are twice _SOCKET_BYTES each: when the
+client has had enough, the receiving side closes without reading on."""
 
 
 def require_linux_guest() -> None:
@@ -35,7 +39,7 @@ class Iperf:
 
     Attributes:
         sent: bytes its sending side put on the connection(s).
-        received: bytes the receiving side took from them; TCP only, else 0.
+        received: bytes the receiving side took from them, UNREAD_BYTES a stream fewer at worst; TCP only, else 0.
         lost: UDP datagrams lost.
         streams: parallel connections.
     """
@@ -71,6 +75,7 @@ def iperf3(
     with _iperf3_server(host) as port:
         command = ["taskset", f"{1 << cpu:x}"] if cpu is not None else []
         command += ["iperf3", "-c", host, "-p", str(port), "-n", amount, "-P", str(streams), "--json"]
+        command += ["-w", str(_SOCKET_BYTES)]
         command += ["-R"] if reverse else []
         # Datagrams as fast as the sender can would only measure how many the receiver drops.
         command += ["-u", "-b", "20M"] if udp else []

@@ -25,7 +25,7 @@ _NETWORK_DEVICE = 1  # VIRTIO 5.1.1
 
 def require_uml() -> None:
     """Install what a guest under User-Mode Linux needs; before any network namespace."""
-    debian.install(debian.missing_packages(["linux.uml", "busybox", "iperf3", "ethtool"]))
+    debian.install(debian.missing_packages(["linux.uml", "busybox", "iperf3", "ethtool", "perl"]))
 
 
 def kernel() -> debian.Kernel:

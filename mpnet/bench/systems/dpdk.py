@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 
 from mpnet.bench.bed import Bed
 from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
-from mpnet.bench.child import Child, said
+from mpnet.bench.child import Child, absent, said
 from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.bench.testpmd import PROGRAM, START_SECONDS, Forwarder, testpmd
@@ -32,11 +32,7 @@ class Dpdk(Driven):
 
     def absent(self) -> str:
         """The program's package, where it is missing."""
-        try:
-            debian.program(PROGRAM)
-        except MpnetError as error:
-            return str(error)
-        return ""
+        return absent(PROGRAM)
 
     def version(self) -> str:
         """Of its package: the program says it only when it runs."""
@@ -61,11 +57,7 @@ class Dpdk(Driven):
         )
         with testpmd(bed, forwarder) as program:
             _wait(program, path.exists)
-            pid = program.process.pid
-            try:
-                yield Endpoint(path, lambda: [pid], program.wake, program.sleep)
-            finally:
-                program.wake()
+            yield Endpoint(path, lambda: [program.process.pid], program.wake, program.sleep)
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
@@ -78,11 +70,7 @@ class Dpdk(Driven):
             _wait(program, lambda: bool(ip.link_lookup(ifname=_TAP)))
             wire = bed.wire(_TAP)
             with Driver.connect(path, Setup(ring_size=RING_SIZE, features=case.features)) as driver:
-                pid = program.process.pid
-                try:
-                    yield Device(wire, driver.pairs, lambda: [pid], program.wake, program.sleep)
-                finally:
-                    program.wake()
+                yield Device(wire, driver.pairs, lambda: [program.process.pid], program.wake, program.sleep)
 
 
 def _socket(bed: Bed) -> Path:

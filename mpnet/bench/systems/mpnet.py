@@ -31,7 +31,7 @@ _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _POLL_US = 200
 """In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
-_POLL_US = 50
+_RINGS_POLL_US = 50
 """Of a worker whose rings alone are measured: its peer never sleeps."""
 _MEMORY_BYTES = 128 << 20
 """As QEMU's machine has."""
@@ -76,7 +76,7 @@ class Mpnet(Driven):
         name = f"bench{os.getpid()}"
         path = bed.path("mpnet.sock")
         backend = "echo" if case.echo else "null"
-        words = f"id={name},backend={backend},socket={path},cpus={_cpus(bed, 1)},poll-us={_POLL_US}"
+        words = f"id={name},backend={backend},socket={path},cpus={_cpus(bed, 1)},poll-us={_RINGS_POLL_US}"
         with _run(bed, words) as program:
             yield Endpoint(path, lambda: _family(name, program))
 

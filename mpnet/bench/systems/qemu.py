@@ -15,7 +15,7 @@ import numpy as np
 
 from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, Case
-from mpnet.bench.child import Child, child, said
+from mpnet.bench.child import Child, absent, child, said
 from mpnet.bench.system import Device
 from mpnet.bench.systems.driven import Driven
 from mpnet.bench.systems.qtest import Qtest
@@ -45,11 +45,7 @@ class Qemu(Driven):
 
     def absent(self) -> str:
         """The program's package, where it is missing."""
-        try:
-            debian.program(_PROGRAM)
-        except MpnetError as error:
-            return str(error)
-        return ""
+        return absent(_PROGRAM)
 
     def version(self) -> str:
         """As the program says."""

@@ -16,8 +16,8 @@ from mpnet.guest import debian
 MODULES = ("virtio_pci", "virtio_mmio", "virtio_net", "virtio_console", "8021q", "pktgen", "tun", "bridge")
 """Modules in the archive, with all they depend on; init.sh loads what every guest needs, tests the rest."""
 
-TOOLS = ("iperf3", "ethtool")
-"""Programs of the machine's own that go into the guest, with their shared libraries."""
+TOOLS = ("iperf3", "ethtool", "perl")
+"""Programs of the machine's own that go into the guest, with their shared libraries; perl without its modules."""
 
 
 def build(kernel: debian.Kernel) -> Path:

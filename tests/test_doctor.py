@@ -1,0 +1,38 @@
+"""``mpnet doctor``: what is found missing, and what mends it."""
+
+import json
+
+import pytest
+
+from mpnet.cli import checks, doctor
+from mpnet.cli.checks import Finding, Outcome
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.OK, 0), (Outcome.OPTIONAL, 0), (Outcome.MISSING, 1)])
+def test_the_doctors_status_tells_what_is_needed(invoke, monkeypatch, outcome, status):
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: [Finding("thing", outcome, "detail", "remedy")],))
+    people, programs = invoke("doctor"), invoke("doctor", "-j")
+    assert people.exit_code == programs.exit_code == status
+    assert "thing: detail\n          remedy\n" in people.stdout
+    assert json.loads(programs.stdout) == [
+        {"name": "thing", "outcome": outcome.value, "detail": "detail", "remedy": "remedy"}
+    ]
+
+
+def test_every_check_ends_with_a_finding_and_a_remedy_where_it_matters():
+    findings = [finding for check in checks.CHECKS for finding in check()]
+    assert len({finding.name for finding in findings}) >= len(checks.CHECKS)
+    assert all(finding.remedy for finding in findings if finding.outcome is not Outcome.OK)
+
+
+def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "_TUN", tmp_path / "net" / "tun")
+    (finding,) = checks.check_tun()
+    assert finding.outcome is Outcome.MISSING
+    assert "modprobe tun" in finding.remedy
+    assert "mknod" in finding.remedy
+
+
+def test_too_few_open_files_are_found(monkeypatch):
+    monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 4096))
+    assert next(iter(checks.check_limits())).outcome is Outcome.MISSING
