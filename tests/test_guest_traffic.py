@@ -1,6 +1,5 @@
 """A stock Linux guest on mpnet's own device with 1, 2 and 4 queue pairs: all kinds of traffic, all counted."""
 
-import hashlib
 import os
 import socket
 import tempfile
@@ -33,8 +32,6 @@ MIB = 1 << 20
 FILE_BYTES = {1: 32 * MIB, 2: 32 * MIB, 4: 64 * MIB}
 MANY_FLOWS = 64
 DISCARD_PORT = 9
-DATAGRAM_PORT = 9000
-UDP_SEGMENT = 103
 
 
 @dataclass
@@ -121,22 +118,6 @@ def test_udp(rig: Rig, reverse: bool) -> None:
     after = counters.totals(counters.of_device(rig.running, rig.pairs))
     # Whether a busy machine's listener takes every datagram is not the device's doing.
     assert after[direction].bytes - before[direction].bytes >= 2 * MIB
-
-
-def test_superframes_reach_a_guest_that_takes_none(rig: Rig) -> None:
-    """Datagrams that the host's stack hands over together, to a driver without USO."""
-    content = os.urandom(100_100)
-    size = 1400
-    before = rig.running.metric("mpnet_queue_rx_segmented_packets_total")
-    rig.guest.check(f"nc -u -l -p {DATAGRAM_PORT} >/datagrams 2>/dev/null & echo $! >/listener")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
-        flow.setsockopt(socket.SOL_UDP, UDP_SEGMENT, size)
-        for at in range(0, len(content), 20 * size):
-            flow.sendto(content[at : at + 20 * size], (GUEST, DATAGRAM_PORT))
-    digest = hashlib.sha256(content).hexdigest()
-    wait_until(lambda: digest in rig.guest.check("sha256sum /datagrams"), "all datagrams are in the guest's file")
-    rig.guest.check("kill $(cat /listener); rm /datagrams /listener")
-    assert rig.running.metric("mpnet_queue_rx_segmented_packets_total") - before == -(-len(content) // size)
 
 
 def test_file_to_the_guest_over_parallel_flows(rig: Rig) -> None:
