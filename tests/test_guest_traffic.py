@@ -29,7 +29,7 @@ FRAGMENTS = 7
 """What a packet of JUMBO_MTU would be over MTU."""
 MIB = 1 << 20
 # More where there are most flows and queues.
-FILE_BYTES = {1: 32 * MIB, 2: 32 * MIB, 4: 64 * MIB}
+FILE_BYTES = {1: 32 * MIB, 2: 32 * MIB, 4: 256 * MIB}
 MANY_FLOWS = 64
 DISCARD_PORT = 9
 
