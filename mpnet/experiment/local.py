@@ -1,21 +1,18 @@
 """Trials on this host: a process that runs them one after the other, and is replaced where one breaks it."""
 
 import select
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from mpnet.errors import MpnetError
-from mpnet.experiment.factors import plain
 from mpnet.experiment.host import REFUSED
 from mpnet.experiment.plan import Trial
-from mpnet.experiment.record import SCHEMA, Record, decode
+from mpnet.experiment.record import Record, begin, decode
 from mpnet.guest.lifeline import bound_to_us
 
 _PATIENCE_SECONDS = 240.0
@@ -97,17 +94,9 @@ class Host:
 
 
 def _failure(trial: Trial, reason: str) -> Record:
-    return Record(
-        schema=SCHEMA,
-        trial=trial.id,
-        order=trial.order,
-        replicate=trial.replicate,
-        host=socket.gethostname(),
-        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        seconds=0.0,
-        factors=plain(trial.factors),
-        error=reason,
-    )
+    record = begin(trial)
+    record.error = reason
+    return record
 
 
 def run_here(trials: Iterable[Trial]) -> Iterator[Record]:

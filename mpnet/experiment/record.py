@@ -1,10 +1,14 @@
 """What a trial leaves: one record, a line of ``trials.jsonl``. Its shape has a version."""
 
+import socket
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from mpnet.errors import MpnetError
+from mpnet.experiment.factors import plain
+from mpnet.experiment.plan import Trial
 
 SCHEMA = 1
 """Version of ``Record``; a reader refuses others."""
@@ -144,6 +148,20 @@ class Record(msgspec.Struct, kw_only=True):
     conditions: Conditions | None = None
     anomalies: list[str] = msgspec.field(default_factory=list)
     error: str = ""
+
+
+def begin(trial: Trial) -> Record:
+    """Begin the record of a trial on this host, now, without any result."""
+    return Record(
+        schema=SCHEMA,
+        trial=trial.id,
+        order=trial.order,
+        replicate=trial.replicate,
+        host=socket.gethostname(),
+        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=0.0,
+        factors=plain(trial.factors),
+    )
 
 
 def decode(line: bytes) -> Record:

@@ -1,10 +1,8 @@
 """Runs one trial on this host; the process is in a network namespace of its own."""
 
 import os
-import socket
 import tempfile
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from mpnet.config.cpus import format_cpus
 from mpnet.config.device import TAP
 from mpnet.errors import MpnetError
 from mpnet.experiment.conditions import Watch, anomalies, machine
-from mpnet.experiment.factors import Factors, plain
+from mpnet.experiment.factors import Factors
 from mpnet.experiment.latency import pinging
 from mpnet.experiment.load import load
 from mpnet.experiment.plan import Trial
-from mpnet.experiment.record import SCHEMA, Record
+from mpnet.experiment.record import Record, begin
 from mpnet.experiment.sampler import Sampler, totals
 from mpnet.experiment.work import Work
 from mpnet.guest.driver import Setup
@@ -40,16 +38,7 @@ _LEAST_MEMORY = 64 << 20
 
 def run(trial: Trial) -> Record:
     """Run a trial; one that fails has its reason in ``error``."""
-    record = Record(
-        schema=SCHEMA,
-        trial=trial.id,
-        order=trial.order,
-        replicate=trial.replicate,
-        host=socket.gethostname(),
-        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        seconds=0.0,
-        factors=plain(trial.factors),
-    )
+    record = begin(trial)
     processors = os.sched_getaffinity(0)
     try:
         # Short: a Unix socket's path has 107 bytes at most.
