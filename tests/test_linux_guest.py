@@ -16,6 +16,7 @@ import pytest
 
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.guest import debian
+from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux.agent import GuestError
 from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.initramfs import load_order
@@ -178,6 +179,12 @@ def children_of_the_dead() -> Iterator[None]:
         libc.prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
+def wait_until_it_runs(pid: int, program: str) -> None:
+    """Wait for a process to have become the program that it was started for."""
+    while program not in str(Path(f"/proc/{pid}/exe").readlink()):
+        os.sched_yield()
+
+
 def test_qemu_ends_with_a_parent_that_is_killed() -> None:
     traffic.require_linux_guest()
     script = (
@@ -189,10 +196,20 @@ def test_qemu_ends_with_a_parent_that_is_killed() -> None:
     with children_of_the_dead(), subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as parent:
         assert parent.stdout is not None
         qemu = int(parent.stdout.readline())
+        wait_until_it_runs(qemu, "qemu-system")
         parent.kill()
         parent.wait()
         _, status = os.waitpid(qemu, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def test_a_program_is_not_started_for_a_parent_that_is_gone_already(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    setpriv, *options, _ = bound_to_us()
+    another_parent = str(os.getppid())
+    ended = subprocess.run([setpriv, *options, another_parent, "touch", str(started)], check=False)
+    assert ended.returncode == 1
+    assert not started.exists()
 
 
 def test_stop_ends_a_guest_that_waits_for_its_back_end() -> None:
