@@ -7,18 +7,21 @@ first descriptor's flags are written, which is done last.
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import load_u16, load_u32, store_i64
+from mpnet.jit.memory import load_i64, load_u16, store_i64
 from mpnet.segment.layout import LOG_ENTRIES, LOG_ENTRY_BYTES, Fault
 from mpnet.virtio.packed_ring import (
     advance,
     descriptor_at,
     descriptor_flags,
-    descriptor_id,
+    hand_over,
+    handover,
+    handover_flags,
+    handover_id,
+    handover_length,
     is_available,
-    set_descriptor_flags,
+    make_handover,
     used_flags,
     wraps,
-    write_used,
 )
 from mpnet.virtio.split_ring import (
     DESC_F_INDIRECT,
@@ -56,12 +59,13 @@ def take_packed(ctx: Context, index: int, slot: int, direction: int) -> int:
     ring = ctx.rings[index]
     worker = ctx.worker[0]
     descriptor = descriptor_at(ring.descriptors, ring.cursor)
-    flags = descriptor_flags(descriptor)
+    offered = handover(descriptor)
+    flags = handover_flags(offered)
     if ring.logged >= LOG_ENTRIES or not is_available(flags, wraps(ring.cursor)):
         return 0
-    worker.buffer_id = descriptor_id(descriptor)
+    worker.buffer_id = handover_id(offered)
     worker.span = 1
-    length = descriptor_length(descriptor)
+    length = handover_length(offered)
     end = translate_single(ctx, descriptor_address(descriptor), length, flags, slot, direction)
     if end == 0:
         end = walk_packed(ctx, index, ring.cursor, slot, direction)
@@ -82,10 +86,11 @@ def walk_packed(ctx: Context, index: int, cursor: int, slot: int, direction: int
     following = True
     while following and slot >= 0:
         descriptor = descriptor_at(ring.descriptors, cursor)
-        flags = descriptor_flags(descriptor)
+        offered = handover(descriptor)
+        flags = handover_flags(offered)
         address = descriptor_address(descriptor)
-        length = descriptor_length(descriptor)
-        worker.buffer_id = descriptor_id(descriptor)
+        length = handover_length(offered)
+        worker.buffer_id = handover_id(offered)
         if flags & DESC_F_INDIRECT:
             slot = _walk_table(ctx, index, address, length, flags, slot, direction)
         else:
@@ -130,10 +135,13 @@ def _walk_table(
 
 @inlined
 def note_used(ctx: Context, index: int, span: int, buffer_id: int, length: int) -> None:
-    """Note a chain as returned by this burst; there is room, as whoever takes chains takes no more than fit."""
+    """Note a chain as returned by this burst; there is room, as whoever takes chains takes no more than fit.
+
+    An entry of the log is what ``hand_over`` writes, with the chain's descriptors where the flags will be.
+    """
     ring = ctx.rings[index]
     entry = ring.log + LOG_ENTRY_BYTES * ring.logged
-    store_i64(entry, buffer_id | span << 16 | length << 32)
+    store_i64(entry, make_handover(length, buffer_id, span))
     ring.logged += 1
 
 
@@ -142,19 +150,28 @@ def write_log(ctx: Context, index: int, cursor: int, count: int) -> None:
     """Write ``count`` noted chains to the ring from ``cursor`` on, the first one's flags last (2.8.1)."""
     ring = ctx.rings[index]
     first = descriptor_at(ring.descriptors, cursor)
-    first_flags = 0
-    for number in range(count):
+    first_used = _used(ring.log, cursor)
+    cursor = advance(cursor, _span(ring.log), ring.entries)
+    for number in range(1, count):
         entry = ring.log + LOG_ENTRY_BYTES * number
-        descriptor = descriptor_at(ring.descriptors, cursor)
-        length = load_u32(entry + 4)
-        write_used(descriptor, length, load_u16(entry))
-        flags = used_flags(wraps(cursor)) | (DESC_F_WRITE if length else 0)
-        if number == 0:
-            first_flags = flags
-        else:
-            set_descriptor_flags(descriptor, flags)
-        cursor = advance(cursor, load_u16(entry + 2), ring.entries)
-    set_descriptor_flags(first, first_flags)
+        hand_over(descriptor_at(ring.descriptors, cursor), _used(entry, cursor))
+        cursor = advance(cursor, _span(entry), ring.entries)
+    hand_over(first, first_used)
+
+
+@compiled
+def _used(entry: int, cursor: int) -> int:
+    """What the descriptor at a cursor becomes by the chain that an entry of the log notes (2.8.5.1)."""
+    noted = load_i64(entry)
+    length = handover_length(noted)
+    flags = used_flags(wraps(cursor)) | (DESC_F_WRITE if length else 0)
+    return make_handover(length, handover_id(noted), flags)
+
+
+@compiled
+def _span(entry: int) -> int:
+    """Descriptors of the chain that an entry of the log notes."""
+    return handover_flags(load_i64(entry))
 
 
 @compiled

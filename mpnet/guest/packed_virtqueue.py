@@ -9,7 +9,7 @@ from typing import Any
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import fence
 from mpnet.virtio import packed_ring as ring
-from mpnet.virtio.split_ring import DESC_F_NEXT, descriptor_length
+from mpnet.virtio.split_ring import DESC_F_NEXT
 
 
 @compiled
@@ -17,8 +17,9 @@ def add_row(queue: Any, cursor: int, address: int, length: int, flags: int) -> N
     """Fill the descriptor at ``cursor`` and hand it to the device; of a chain, the first one last (2.8.21)."""
     state = queue.state[0]
     descriptor = ring.descriptor_at(state.descriptors, cursor)
-    ring.write_descriptor(descriptor, address, length, state.free_head)
-    ring.set_descriptor_flags(descriptor, flags | ring.available_flags(ring.wraps(cursor)))
+    ring.set_descriptor_address(descriptor, address)
+    available = flags | ring.available_flags(ring.wraps(cursor))
+    ring.hand_over(descriptor, ring.make_handover(length, state.free_head, available))
 
 
 @compiled
@@ -74,8 +75,8 @@ def is_returned(queue: Any) -> bool:
 def take_returned(queue: Any) -> tuple[int, int]:
     """Take back the chain that ``is_returned``: its id, or -2 when it is none, and the bytes written."""
     state = queue.state[0]
-    descriptor = ring.descriptor_at(state.descriptors, state.used_cursor)
-    buffer_id = ring.descriptor_id(descriptor)
+    used = ring.handover(ring.descriptor_at(state.descriptors, state.used_cursor))
+    buffer_id = ring.handover_id(used)
     if buffer_id >= state.entries or queue.lengths[buffer_id] == 0:
         state.broken = 1
         return -2, 0
@@ -85,7 +86,7 @@ def take_returned(queue: Any) -> tuple[int, int]:
     queue.links[buffer_id] = state.free_head
     state.free_head = buffer_id
     state.free_count += count
-    return int(buffer_id), descriptor_length(descriptor)
+    return int(buffer_id), ring.handover_length(used)
 
 
 @compiled

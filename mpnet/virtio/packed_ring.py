@@ -7,12 +7,13 @@ is below the ring's size, which is any number up to 32768, so an access never le
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import (
+    load_acquire_i64,
     load_acquire_u16,
     load_u16,
     store_i64,
+    store_release_i64,
     store_release_u16,
     store_u16,
-    store_u32,
 )
 from mpnet.virtio.split_ring import DESCRIPTOR_BYTES
 
@@ -60,21 +61,48 @@ def descriptor_at(table: int, cursor: int) -> int:
 
 
 @compiled
-def descriptor_id(descriptor: int) -> int:
-    """le16 id: the buffer id, in the last descriptor of a chain (2.8.6)."""
-    return load_u16(descriptor + 12)
-
-
-@compiled
 def descriptor_flags(descriptor: int) -> int:
     """le16 flags; what the other side wrote before them is visible after (2.8.1)."""
     return load_acquire_u16(descriptor + 14)
 
 
 @compiled
-def set_descriptor_flags(descriptor: int, flags: int) -> None:
-    """Write the flags, last of all fields: they hand the descriptor over (2.8.1)."""
-    store_release_u16(descriptor + 14, flags)
+def handover(descriptor: int) -> int:
+    """All of a descriptor but its address, read at once: it is aligned to 16 bytes (2.8.10.1).
+
+    What the other side wrote before the flags in it is visible after (2.8.1).
+    """
+    return load_acquire_i64(descriptor + 8)
+
+
+@compiled
+def hand_over(descriptor: int, word: int) -> None:
+    """Write all of a descriptor but its address at once, after all else that was written before (2.8.1)."""
+    store_release_i64(descriptor + 8, word)
+
+
+@compiled
+def make_handover(length: int, buffer_id: int, flags: int) -> int:
+    """What ``hand_over`` writes: le32 length, le16 id, le16 flags (2.8.5)."""
+    return length | buffer_id << 32 | flags << 48
+
+
+@compiled
+def handover_length(word: int) -> int:
+    """le32 len: bytes of an available descriptor's buffer, or bytes written (2.8.5)."""
+    return word & 0xFFFFFFFF
+
+
+@compiled
+def handover_id(word: int) -> int:
+    """le16 id: the buffer id, in the last descriptor of a chain (2.8.6)."""
+    return word >> 32 & 0xFFFF
+
+
+@compiled
+def handover_flags(word: int) -> int:
+    """le16 flags (2.8.5)."""
+    return word >> 48 & 0xFFFF
 
 
 @compiled
@@ -102,17 +130,9 @@ def used_flags(wrap: int) -> int:
 
 
 @compiled
-def write_descriptor(descriptor: int, address: int, length: int, buffer_id: int) -> None:
-    """Fill all of a descriptor but its flags (2.8.5)."""
+def set_descriptor_address(descriptor: int, address: int) -> None:
+    """le64 addr of an available descriptor; a used one's has no meaning (2.8.5)."""
     store_i64(descriptor, address)
-    write_used(descriptor, length, buffer_id)
-
-
-@compiled
-def write_used(descriptor: int, length: int, buffer_id: int) -> None:
-    """Fill all of a used descriptor but its flags (2.8.5.1): the address has no meaning."""
-    store_u32(descriptor + 8, length)
-    store_u16(descriptor + 12, buffer_id)
 
 
 @compiled
