@@ -35,9 +35,19 @@ class Child:
         if self.process.poll() is not None:
             raise MpnetError(f"{self._log.stem} ended with status {self.process.returncode}", self.log_end())
 
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text(errors="replace")
+
     def log_end(self) -> str:
         """The last lines of the log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        return "\n".join(self.log().splitlines()[-_LOG_LINES:])
+
+    def tell(self, command: str) -> None:
+        """Write a line to its standard input; it was started with ``told``."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n".encode())
+        self.process.stdin.flush()
 
     def sleep(self) -> None:
         """Keep it from running until ``wake``."""
@@ -65,7 +75,13 @@ def said(*command: str | Path) -> str:
 
 @contextmanager
 def child(
-    command: Sequence[str], log: Path, cpus: Iterable[int], *, fds: Sequence[int] = (), ask_first: bool = False
+    command: Sequence[str],
+    log: Path,
+    cpus: Iterable[int],
+    *,
+    fds: Sequence[int] = (),
+    ask_first: bool = False,
+    told: bool = False,
 ) -> Iterator[Child]:
     """Run a program for as long as the block lasts; it ends with this process, should that be killed.
 
@@ -75,11 +91,12 @@ def child(
         cpus: processors it may use.
         fds: descriptors it inherits.
         ask_first: it has something to clear up: SIGTERM and some time before SIGKILL.
+        told: it takes commands from its standard input.
     """
     with log.open("wb") as output, affinity(cpus):
         process = subprocess.Popen(
             [*bound_to_us("TERM" if ask_first else "KILL"), *command],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if told else subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             pass_fds=fds,
@@ -91,6 +108,8 @@ def child(
     finally:
         process.send_signal(signal.SIGCONT)  # it may sleep
         _end(process, ask_first=ask_first)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 @contextmanager

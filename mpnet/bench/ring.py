@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 
 from mpnet.bench.bed import NO_WIRE, Bed
 from mpnet.bench.case import RING_SIZE, Case
-from mpnet.bench.scale import processor_ns
 from mpnet.bench.system import Endpoint, Turn
 from mpnet.bench.testpmd import Forwarder, Telemetry, testpmd
 from mpnet.bench.work import NEVER_SLEEP, warm
@@ -27,13 +26,12 @@ def ring(bed: Bed, endpoint: Endpoint, case: Case) -> AbstractContextManager[Tur
 
 
 def _figures(endpoint: Endpoint, seconds: float, run: Callable[[float], tuple[int, float]]) -> dict[str, float]:
-    """Run for so long; frames a second, and nanoseconds of the device's processor for each."""
+    """Run for so long; frames a second, and nanoseconds of the device's work for each."""
     run(warm(seconds))
-    movers = endpoint.family()[:1]
-    before = processor_ns(movers)
+    before = endpoint.worked_ns()
     frames, took = run(seconds)
-    spent = processor_ns(movers) - before
-    return {"": frames / took, "cost": spent / max(1, frames)}
+    worked = endpoint.worked_ns() - before
+    return {"": frames / took, "cost": worked / max(1, frames)}
 
 
 @contextmanager

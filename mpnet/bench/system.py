@@ -46,13 +46,13 @@ class Endpoint:
 
     Attributes:
         path: its vhost-user socket.
-        family: gives the ids of its processes; the one that moves packets first.
+        worked_ns: nanoseconds so far of its rounds that moved packets; those that found none do not count.
         wake: called before each turn.
         sleep: called after each turn.
     """
 
     path: Path
-    family: Callable[[], list[int]]
+    worked_ns: Callable[[], float]
     wake: Callable[[], None] = field(default=lambda: None)
     sleep: Callable[[], None] = field(default=lambda: None)
 

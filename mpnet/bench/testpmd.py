@@ -1,6 +1,7 @@
 """DPDK's testpmd as a child of the bench, and what it says of its ports."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,12 @@ from mpnet.errors import MpnetError
 from mpnet.guest import debian
 
 PROGRAM = "dpdk-testpmd"
+COUNT_WORK = ("--interactive", "--record-core-cycles")
+"""Options for ``worked_ns``."""
 START_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 _ANSWER_BYTES = 1 << 14
+_WORK = re.compile(r"total cycles=(?P<cycles>\d+) .* at (?P<mhz>\d+) MHz")
 _PORT_STATISTICS = "/ethdev/stats"
 
 
@@ -45,7 +49,7 @@ class Forwarder:
 def testpmd(bed: Bed, forwarder: Forwarder) -> Iterator[Child]:
     """Start it; it forwards at once, and polls without a rest."""
     log = bed.path(f"{forwarder.name}.log")
-    with child(_command(bed, forwarder), log, {bed.driver_cpu, bed.device_cpu}) as program:
+    with child(_command(bed, forwarder), log, {bed.driver_cpu, bed.device_cpu}, told=True) as program:
         yield program
 
 
@@ -65,6 +69,23 @@ def _command(bed: Bed, forwarder: Forwarder) -> list[str]:
 
 def _prefix(bed: Bed, name: str) -> str:
     return f"{bed.folder.name}-{name}"
+
+
+def worked_ns(program: Child) -> float:
+    """Nanoseconds so far of a testpmd's rounds that moved packets; it was started with ``COUNT_WORK`` and runs.
+
+    Raises:
+        MpnetError: it does not answer in time.
+    """
+    said = len(program.log())
+    program.tell("show fwd stats all")
+    deadline = time.monotonic() + START_SECONDS
+    while not (found := _WORK.search(program.log(), said)):
+        program.check()
+        if time.monotonic() > deadline:
+            raise MpnetError(f"testpmd tells no cycles in {START_SECONDS:.0f} s", program.log_end())
+        time.sleep(_LOOK_SECONDS)
+    return 1000 * int(found["cycles"]) / int(found["mhz"])
 
 
 class Telemetry:

@@ -15,7 +15,7 @@ from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
 from mpnet.bench.child import Child, absent, said
 from mpnet.bench.system import Device, Endpoint
 from mpnet.bench.systems.driven import Driven
-from mpnet.bench.testpmd import PROGRAM, START_SECONDS, Forwarder, testpmd
+from mpnet.bench.testpmd import COUNT_WORK, PROGRAM, START_SECONDS, Forwarder, testpmd, worked_ns
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
@@ -52,12 +52,13 @@ class Dpdk(Driven):
     def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
         """Start testpmd with its vhost port alone: it frees what it receives, or sends it back."""
         path = _socket(bed)
+        mode = "io" if case.echo else "rxonly"
         forwarder = Forwarder(
-            name="dpdk", ports=[_vhost(path)], cpu=bed.device_cpu, mode="io" if case.echo else "rxonly"
+            name="dpdk", ports=[_vhost(path)], cpu=bed.device_cpu, mode=mode, options=COUNT_WORK
         )
         with testpmd(bed, forwarder) as program:
             _wait(program, path.exists)
-            yield Endpoint(path, lambda: [program.process.pid], program.wake, program.sleep)
+            yield Endpoint(path, lambda: worked_ns(program), program.wake, program.sleep)
 
     @contextmanager
     def device(self, bed: Bed, case: Case) -> Iterator[Device]:
