@@ -7,7 +7,6 @@ import signal
 import socket
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +30,7 @@ from mpnet.segment import capture as captures
 from mpnet.segment.capture import MIN_LANE_BYTES, PREFIX, Capture
 from mpnet.segment.layout import Fault
 from mpnet.virtio.features import Feature, mask
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.worker_harness import HEADER_BYTES, Harness
 
 ETHERTYPE = 0x88B5  # for local experiments
@@ -153,12 +151,7 @@ def test_lanes_have_their_memory_before_a_worker_writes_to_them() -> None:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        network_namespace(),
-        tap("tap0"),
-        Running(Path(folder), "tap0", queue_pairs=2) as running,
-    ):
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 
