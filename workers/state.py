@@ -46,6 +46,7 @@ EPOLL_DATA_OFFSET = EPOLL_EVENT_BYTES - 8
 
 WORKER = np.dtype(
     [
+        ("slot", "i8"),  # its number among the workers of the device
         ("epoll_fd", "i8"),
         ("memory_lost", "i8"),  # pages that vanished under us, counted by the SIGBUS handler
         ("memory_lost_seen", "i8"),
