@@ -48,7 +48,7 @@ def test_listed_trials_are_crossed_with_factors() -> None:
     ("text", "line", "said"),
     [
         ("[sweep]\nreplicate = 2\n", 2, "did you mean 'replicates'?"),
-        ("[sweep]\nseconds = 0\n", 2, "seconds is 0, expected 0.05 to 3600"),
+        ("[sweep]\nseconds = 0\n", 2, "seconds is 0, expected 0.01 to 3600"),
         ("[factors]\nflows = 3\n", 2, "write flows = [ … ]"),
         ("[factors]\nflows = [1, 1]\n", 2, "level 1 twice"),
         ("[factors]\n\nflows = [1, 'x']\n", 3, "Expected"),

@@ -162,4 +162,4 @@ def label(level: Any) -> str:
         return "default"
     if isinstance(level, float) and not math.isnan(level) and level == int(level):
         return str(int(level))
-    return str(level) or "chosen"
+    return str(level) or "default"

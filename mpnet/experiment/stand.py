@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mpnet.bench.bed import GUEST_MAC, Bed
+from mpnet.bench.bed import Bed
 from mpnet.bench.case import CASES, Case, Kind
 from mpnet.bench.system import Device, Endpoint
-from mpnet.bench.systems.driven import Driven, attached
+from mpnet.bench.systems.driven import Driven, attached, vhost_user_nic
 from mpnet.bench.systems.mpnet import Service, serving
 from mpnet.bench.systems.registry import OURS, SYSTEMS
 from mpnet.config.cpus import format_cpus
@@ -18,7 +18,6 @@ from mpnet.experiment.load import load
 from mpnet.experiment.turns import Turns
 from mpnet.experiment.virtio_user import driving
 from mpnet.experiment.work import Stand, Work
-from mpnet.guest.linux.qemu import VhostUserNic
 
 _COMPILE_SECONDS = 0.02
 """Of traffic before the warm-up: its first turn compiles, or loads, the driver's loops."""
@@ -90,7 +89,7 @@ def _guest(bed: Bed, factors: Factors) -> Iterator[Stand]:
             yield Stand(work)
         return
     with _endpoint(bed, factors) as endpoint:
-        nic = VhostUserNic(socket=str(endpoint.path), mac=GUEST_MAC.hex(":"), queue_pairs=factors.queue_pairs)
+        nic = vhost_user_nic(endpoint, factors.queue_pairs)
         with guest_work(bed, endpoint.wire, nic, factors) as work:
             yield Stand(work, endpoint.family, endpoint.segment)
 

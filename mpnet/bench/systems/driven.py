@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from mpnet.bench.bed import Bed, Wire
+from mpnet.bench.bed import GUEST_MAC, Bed, Wire
 from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
 from mpnet.bench.idle import idle
 from mpnet.bench.linux import linux
@@ -41,6 +41,11 @@ def attached(endpoint: Endpoint, case: Case, ring_size: int = RING_SIZE) -> Iter
         yield Device(
             endpoint.wire, driver.pairs, endpoint.family, endpoint.wake, endpoint.sleep, endpoint.segment
         )
+
+
+def vhost_user_nic(endpoint: Endpoint, queue_pairs: int) -> VhostUserNic:
+    """What QEMU is told of a device, for a Linux guest."""
+    return VhostUserNic(socket=str(endpoint.path), mac=GUEST_MAC.hex(":"), queue_pairs=queue_pairs)
 
 
 class Driven:

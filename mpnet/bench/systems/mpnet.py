@@ -15,7 +15,7 @@ from mpnet.bench.bed import GUEST_MAC, NO_WIRE, Bed, Wire
 from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.child import Child, child
 from mpnet.bench.system import Endpoint
-from mpnet.bench.systems.driven import Driven
+from mpnet.bench.systems.driven import Driven, vhost_user_nic
 from mpnet.config.device import ECHO, NULL, TAP
 from mpnet.errors import MpnetError
 from mpnet.guest.linux.qemu import VhostUserNic
@@ -66,8 +66,7 @@ class Mpnet(Driven):
     def nic(self, bed: Bed, case: Case) -> Iterator[tuple[Wire, VhostUserNic]]:
         """Serve it for a guest."""
         with self.endpoint(bed, case) as endpoint:
-            nic = VhostUserNic(socket=str(endpoint.path), mac=GUEST_MAC.hex(":"), queue_pairs=case.queue_pairs)
-            yield endpoint.wire, nic
+            yield endpoint.wire, vhost_user_nic(endpoint, case.queue_pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
