@@ -151,7 +151,7 @@ _SYSTEMS = {
     "tx-64-flows": ("mpnet", "limit", "qemu", "dpdk"),
     "tx-tso": ("mpnet", "limit", "qemu"),
     "rx-64-flows": ("mpnet", "limit", "qemu", "dpdk"),
-    "rx-tso": ("mpnet", "limit"),
+    "rx-udp-stream": ("mpnet", "limit", "qemu", "dpdk"),
     "rtt-interrupt": ("mpnet", "limit"),
     "ring-1500-echo-packed-virtio-user": ("mpnet", "dpdk"),
     "tx-tcp-stream": ("limit",),

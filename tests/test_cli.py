@@ -27,6 +27,7 @@ from mpnet.rpc.state import (
 def _ring(index, **changes):
     values = {
         "queue": index // 2,
+        "worker": 0,
         "direction": ("rx", "tx")[index % 2],
         "state": "running",
         "fault": "none",

@@ -49,8 +49,10 @@ def test_a_front_end_attaches_starts_stops_and_leaves(tmp_path: Path, scripted: 
             await guest.start(2, 3)
             assert device.tap.attached == {0, 1}
             assert device.segment.header.enabled_pairs == 2
+            messages = device.segment.header.messages.sum()
             await guest.call(guest.front_end.set_vring_enable(2, enable=False))
             assert device.tap.attached == {0}
+            await eventually(lambda: device.segment.header.messages.sum() == messages + 1, "it is counted")
             assert await guest.call(guest.front_end.get_vring_base(0)) == 9
             assert device.tap.attached == frozenset()
             guest.close()

@@ -23,8 +23,7 @@ from mpnet.segment.segment import Segment
 from mpnet.top.history import History, sparkline
 from mpnet.top.rates import Sampler, Snapshot
 from mpnet.top.tables import number
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.real.terminal import Terminal
 
 
@@ -62,6 +61,8 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     assert sampler.sample().devices[0].queues[2].rx.packets == 0
     tx, worker = segment.rings[5], segment.workers[0]
     segment.rings[4].packets += 300
+    for ring, serves in enumerate((1, 1, 2, 2, 1, 1, 0, 0)):
+        segment.rings[ring].worker = serves
     tx.bytes += 4000
     tx.drops[DropReason.TAP_DOWN] += 7
     tx.state, tx.fault = RingState.BROKEN, Fault.CHAIN_LOOP
@@ -70,7 +71,7 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     worker.pid, worker.heartbeat_ns = os.getpid(), time.monotonic_ns()
     snapshot = sampler.sample()
     (device,) = snapshot.devices
-    assert [(queue.queue, queue.worker) for queue in device.queues] == [(0, 0), (1, 1), (2, 0), (3, 1)]
+    assert [(queue.queue, queue.worker) for queue in device.queues] == [(0, 0), (1, 1), (2, 0), (3, None)]
     queue = device.queues[2]
     expect_rate(queue.rx.packets, 300, snapshot)
     expect_rate(queue.tx.bits, 32_000, snapshot)
@@ -78,7 +79,7 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     assert (queue.tx.state, queue.tx.fault, queue.tx.total_drops) == ("broken", "chain_loop", {"tap_down": 7})
     first, second = device.workers
     assert (first.batch, first.queues, first.alive) == (3.5, [0, 2], True)
-    assert (second.batch, second.queues, second.alive) == (0, [1, 3], False)
+    assert (second.batch, second.queues, second.alive) == (0, [1], False)
 
 
 def test_a_device_that_comes_back_has_no_rates_of_the_last_one() -> None:
@@ -121,8 +122,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def device(folder: Path) -> Iterator[Running]:
-    with network_namespace(), tap("tap0"), Running(folder, "tap0", queue_pairs=2) as running:
+def device() -> Iterator[Running]:
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 
@@ -137,7 +138,8 @@ def test_a_stream_of_json_tells_the_rates(device: Running) -> None:
         assert (shown["device"], shown["state"], shown["enabled_pairs"]) == ("net0", "running", 2)
         assert shown["queues"][0]["tx"]["packets"] > 0
         assert shown["queues"][1]["tx"]["packets"] == 0
-        assert shown["workers"][0]["packets"] == pytest.approx(shown["queues"][0]["tx"]["packets"], rel=0.2)
+        assert shown["workers"][0]["packets"] > 0
+        assert [queue["worker"] for queue in shown["queues"]] == [0, 1]
         assert [worker["pid"] for worker in shown["workers"]] == device.workers()
 
 

@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +22,7 @@ from mpnet.segment.attachments import Attachments
 from mpnet.segment.layout import TRACE_BYTES, TRACE_ENTRIES, Fault, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import KINDS, VALUES, Event, Kind, Trace
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.worker_harness import Harness
 
 FRAME = Frame(bytes(60))
@@ -106,7 +103,9 @@ def test_a_worker_tells_what_it_is_made_to_do() -> None:
         assert events[2].named_values() == {"regions": 1, "bytes": 16 << 20}
         assert [event.subject for event in events[3:]] == [0, 1, 0, 1, 0]
         assert events[3].named_values() == {"entries": 64, "place": 0}
+        assert harness.segment.rings.worker.tolist() == [1, 1, 1], "and that it serves them"
         harness.stop_worker()
+        assert harness.segment.rings.worker.tolist() == [0, 0, 0]
         assert kinds(trace.read(len(events))[0]) == ["worker_stopped"]
         harness._start_worker()
         assert kinds(trace.read(len(events) + 1)[0]) == ["worker_started", "pair_attached", "memory_set"]
@@ -144,12 +143,7 @@ def test_bursts_are_traced_while_that_is_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        network_namespace(),
-        tap("tap0"),
-        Running(Path(folder), "tap0", queue_pairs=2) as running,
-    ):
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 

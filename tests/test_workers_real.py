@@ -67,6 +67,8 @@ def test_scaling_loses_no_frame() -> None:
             device.call("worker.scale", device="net0", count=workers)
             exchange.expect_progress(f"worker scale net0 {workers}")
             assert len(device.workers()) == workers
+            told = [int(device.metric("mpnet_queue_worker", queue=str(pair))) for pair in range(PAIRS)]
+            assert told == [pair % workers for pair in range(PAIRS)]
         expect_exact(exchange)
         drops = {key: value for key, value in device.metrics().items() if "drops" in key[0] and value}
         assert drops == {}

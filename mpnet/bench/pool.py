@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpnet.bench.generator import Generator, begin, generate
 from mpnet.guest.driver import QueuePair
 from mpnet.guest.virtqueue import BROKEN, Virtqueue, add_one, notify, suppress_calls, take
 from mpnet.jit.compile import compiled
@@ -16,7 +15,6 @@ from mpnet.virtio.split_ring import DESC_F_WRITE
 BUFFER_BYTES = 2048
 _BURST = 64
 _CLOCK_MONOTONIC = 1
-_CLOCK_EVERY = 64
 _PATIENCE_NS = 20_000_000
 """After which what has not come is taken for lost."""
 
@@ -98,25 +96,6 @@ def collect(queue: Virtqueue, pool: Pool) -> int:
         state.payload += length
         count += 1
     return count
-
-
-@compiled
-def exchange(queue: Virtqueue, pool: Pool, sender: Generator, nanoseconds: int) -> bool:
-    """Send from the host and receive in the guest for so long; False where the device broke the queue."""
-    state = pool.state[0]
-    begin(sender, state.payload)
-    started = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
-    now = started
-    turns = 0
-    while now - started < nanoseconds:
-        if refill(queue, pool) == BROKEN:
-            return False
-        generate(sender, state.payload)
-        turns += 1
-        if turns % _CLOCK_EVERY == 0:
-            now = clock_ns(_CLOCK_MONOTONIC, state.timespec_at)
-    state.nanoseconds = now - started
-    return True
 
 
 @compiled

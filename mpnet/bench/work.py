@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from mpnet.bench.bed import Wire
 from mpnet.bench.case import Case
 from mpnet.bench.generator import generator, send
-from mpnet.bench.pool import drain, exchange, make_pool
+from mpnet.bench.pool import drain, make_pool
 from mpnet.bench.system import Device, Turn
 from mpnet.errors import MpnetError
 from mpnet.guest.traffic import Plan, Traffic
@@ -79,13 +79,6 @@ def _receive(device: Device, case: Case) -> Iterator[Turn]:
     each = amount(case, device.wire) / (stream.segments * stream.segment_bytes)
 
     def run(seconds: float) -> float:
-        """Send all the while; what came a second."""
-        before = int(state.payload)
-        if not exchange(queue, pool, sender, int(seconds * 1e9)):
-            raise MpnetError(_BROKEN)
-        return (int(state.payload) - before) * each / (int(state.nanoseconds) / 1e9)
-
-    def run_backlogs(seconds: float) -> float:
         """Send without the device at work, then see how fast it catches up, by turns."""
         end = time.monotonic() + seconds
         backlog = case.backlog * int(sender.state[0].payload)
@@ -102,9 +95,8 @@ def _receive(device: Device, case: Case) -> Iterator[Turn]:
         return came * each / (took / 1e9) if took else 0.0
 
     def turn(seconds: float) -> dict[str, float]:
-        work = run_backlogs if case.backlog else run
-        work(warm(seconds))
-        return {"": work(seconds)}
+        run(warm(seconds))
+        return {"": run(seconds)}
 
     with generator(device.wire, case) as sender:
         yield turn

@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
+from tests.real.netns import network_namespace, tap
 
 MPNET = Path(sys.executable).with_name("mpnet")
 _START_SECONDS = 150
@@ -140,6 +142,18 @@ class Running:
             for (sample, has), value in self.metrics().items()
             if sample == name and wanted <= dict(has).items()
         )
+
+
+@contextlib.contextmanager
+def running_on_tap(queue_pairs: int = 1, **more: Any) -> Iterator[Running]:
+    """A device on "tap0" of a network namespace of its own, and ``more`` of what ``Running`` takes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
+        network_namespace(),
+        tap("tap0"),
+        Running(Path(folder), "tap0", queue_pairs, **more) as running,
+    ):
+        yield running
 
 
 def free_port() -> int:

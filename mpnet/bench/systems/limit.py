@@ -2,7 +2,6 @@
 
 import os
 import platform
-import select
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -138,28 +137,16 @@ def _write(state: Any, data: NDArray[np.uint8], fd: int, nanoseconds: int) -> No
 
 @contextmanager
 def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Iterator[Turn]:
-    """Reads, while this thread sends, or when it has."""
+    """Reads of what this thread has sent."""
     size = -(-(BYTES + len(case.stream(wire).frame())) // BUFFER_BYTES) * BUFFER_BYTES
     # As much memory is written to as a driver's ring has, or the processor's cache would do the work.
     room = np.zeros(max(1, RING_SIZE * BUFFER_BYTES // size) * size, np.uint8)
     state = loops.make_state(fd, room, size)
     record = state[0]
     each = amount(case, wire)
-    record.stop = 1
-    loops.read_each(state)  # compiled before its time is measured
+    loops.read_backlog(state)  # compiled before its time is measured
 
     def run(seconds: float) -> float:
-        record.stop = 0
-        before = int(record.frames)
-        reading = thread.submit(loops.read_each, state)
-        try:
-            took = loops.feed(state, sender, int(seconds * 1e9))
-            return (int(record.frames) - before) * each / (took / 1e9)
-        finally:
-            record.stop = 1
-            reading.result()
-
-    def run_backlogs(seconds: float) -> float:
         end = time.monotonic() + seconds
         came, took = 0, 0
         while time.monotonic() < end:
@@ -169,13 +156,10 @@ def _receive(wire: Wire, case: Case, fd: int, thread: ThreadPoolExecutor) -> Ite
         return came * each / (took / 1e9)
 
     def turn(seconds: float) -> dict[str, float]:
-        work = run_backlogs if case.backlog else run
-        work(warm(seconds))
-        return {"": work(seconds)}
+        run(warm(seconds))
+        return {"": run(seconds)}
 
-    with generator(wire, case) as sender, select.epoll() as epoll:
-        epoll.register(fd, select.EPOLLIN)
-        record.epoll_fd = epoll.fileno()
+    with generator(wire, case) as sender:
         yield turn
 
 
