@@ -198,7 +198,7 @@ def found(records: list[Record]) -> dict:
     """The document of those that are compared with mpnet."""
     made = benchmark(Choice(cases=(), peers=(), rounds=ROUNDS, duration=0.1))
     compared = [record for record in records if "mpnet" in _SYSTEMS[record.factors["case"]]]
-    built: dict = msgspec.to_builtins(document(made, compared))
+    built: dict = json.loads(msgspec.json.encode(document(made, compared)))
     return built
 
 
