@@ -138,9 +138,9 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(sweep: Path, tmp_path: Pa
     command = [str(MPNET), "experiment", "run", str(sweep), "-o", str(tmp_path / "r")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         lines = tmp_path / "r" / "trials.jsonl"
-        wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") == 1, "the first trial", 120)
+        wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") == 1, "the first trial")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT, said
     assert "goes on where it was" in said
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -176,7 +176,7 @@ class Program:
     def stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(120)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -223,14 +223,14 @@ def host(number: int, folder: Path) -> Iterator[Program]:
 def test_hosts_share_a_sweep(sweep: Path, tmp_path: Path) -> None:
     with network_namespace(), ExitStack() as stack:
         scheduler = stack.enter_context(running([*DASK, "scheduler", "--port", "8786", "--no-dashboard"]))
-        wait_until(lambda: "Scheduler at" in scheduler.said, f"the scheduler: {scheduler.said}", 60)
+        wait_until(lambda: "Scheduler at" in scheduler.said, f"the scheduler: {scheduler.said}")
         run = [str(MPNET), "experiment", "run", str(sweep), "-o", str(tmp_path / "r")]
         run += ["--scheduler", "tcp://127.0.0.1:8786"]
         refused = subprocess.run(run, capture_output=True, text=True, check=False, timeout=120)
         assert "none of the scheduler's 0 workers" in refused.stderr
         hosts = [stack.enter_context(host(number, tmp_path / f"dask{number}")) for number in (1, 2)]
         for each in hosts:
-            wait_until(lambda each=each: "Registered to" in each.said, "a dask worker", 60)
+            wait_until(lambda each=each: "Registered to" in each.said, "a dask worker")
         done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == 0, done.stderr + "".join(each.said for each in hosts)
     records = read_records(tmp_path / "r")
