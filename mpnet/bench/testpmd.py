@@ -77,7 +77,9 @@ def _command(bed: Bed, forwarder: Forwarder) -> list[str]:
     cores = ",".join(f"{number}@{cpu}" for number, cpu in enumerate(forwarder.cpus, 1))
     return [
         # Its own files would be left in /var/run/dpdk.
-        *("env", f"RUNTIME_DIRECTORY={bed.folder}", str(debian.program(PROGRAM))),
+        *("env", f"RUNTIME_DIRECTORY={bed.folder}"),
+        # A line is in the log once it is printed.
+        *("stdbuf", "--output=L", str(debian.program(PROGRAM))),
         # Its buffers lie in plain pages: huge ones are rarely set aside. In one file: vhost-user passes on few.
         *("--no-pci", "--no-huge", "-m", str(_memory_mib(forwarder)), "--single-file-segments"),
         *("--lcores", f"0@{bed.driver_cpu},{cores}", f"--file-prefix={_prefix(bed, forwarder.name)}"),
