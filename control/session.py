@@ -39,6 +39,8 @@ class Session:
         self._sock = sock
         self._framer = Framer()
         self._hung_up = False
+        self.ending = False
+        """Whether the front-end has left and the device is being freed of it."""
         self.fruitless = True
         """Whether the front-end left before it had negotiated features."""
 
@@ -60,6 +62,7 @@ class Session:
         except SessionEndedError as end:
             reason = "the device is being stopped" if self._hung_up else self._why(str(end))
         finally:
+            self.ending = True
             self.fruitless = device.backend.features == 0
             await self._end()
             device.trace(Kind.SESSION_CLOSED, peer.pid)

@@ -165,7 +165,7 @@ def recording(device: Running, path: Path, *words: str) -> Iterator[subprocess.P
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(120)
 
 
 def said(path: Path) -> Path:
@@ -177,7 +177,7 @@ def tshark(path: Path, *fields: str) -> list[list[str]]:
     """What tshark reads, a list a packet; it refuses a file that is malformed."""
     words = [word for field in fields for word in ("-e", field)]
     command = ["tshark", "-r", path, "-T", "fields", "-E", "separator=|", *words]
-    read = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    read = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "cut short" not in read.stderr
     return [line.split("|") for line in read.stdout.splitlines()]
 
@@ -211,7 +211,7 @@ def exchange(device: Running, driver: Driver) -> tuple[list[bytes], list[bytes]]
     to_guest = [frame(size, size) for size in (62, 63, 1513)]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE)) as host:
         host.bind(("tap0", ETHERTYPE))
-        host.settimeout(10)
+        host.settimeout(60)
         for pair in (0, 1):
             driver.send(pair, to_host)
             assert [host.recv(WHOLE) for _ in to_host] == to_host
@@ -266,7 +266,7 @@ def test_a_pipe_ends_after_the_packets_that_were_asked_for(device: Running) -> N
     ):
         traffic = Traffic(driver.pairs[0], stream, Plan(receive=False))
         wait_until(lambda: traffic.run(5.0, 100, 0) and process.poll() is not None, "the capture is complete")
-        out, _ = reader.communicate(timeout=60)
+        out, _ = reader.communicate(timeout=120)
     comment = "segmentation offload: TCP over IPv4, 1460 bytes of payload a segment"
     assert out.splitlines() == [f"{54 + 10 * 1460}|{comment}"] * 5
 
@@ -332,7 +332,7 @@ def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Run
                 [MPNET, "capture", "net0", "-w", tmp_path / "b", "--control-socket", device.control],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
             assert second.returncode == 1
@@ -345,12 +345,12 @@ def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Run
         wait_until(lambda: capture_files() == [], "the capture is removed")
         with recording(device, tmp_path / "c") as process:
             process.kill()
-            process.wait(30)
+            process.wait(120)
             wait_until(lambda: capture_files() == [], "the capture of a killed reader is removed")
         with recording(device, tmp_path / "d") as process:
             driver.send(0, [frame(60, 2)])
             device.kill()  # so no test of it comes after this one
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         assert contents(tmp_path / "d") == [frame(60, 2)]
     leftovers.clear("net0", get_log())
     assert capture_files() == []

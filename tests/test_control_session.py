@@ -57,8 +57,8 @@ def test_a_front_end_attaches_starts_stops_and_leaves(tmp_path: Path, scripted: 
             assert device.tap.attached == frozenset()
             guest.close()
             await eventually(lambda: device.peer is None, "the device is free")
-            await eventually(lambda: len(scripted[0].told("SetMemory", 0)) == 3, "memory is unmapped")
-            assert device.segment.header.features == 0
+            await eventually(lambda: device.segment.header.features == 0, "all that was negotiated is forgotten")
+            assert len(scripted[0].told("SetMemory", 0)) == 3
             assert {told["index"] for told in scripted[0].told("StopRing")} == {0, 1, 2, 3}
 
     asyncio.run(run())
@@ -94,6 +94,28 @@ def test_a_second_front_end_is_turned_away_and_the_first_stays(
             await first.start(0, 1)
             assert device.tap.attached == {0}
             first.close()
+
+    asyncio.run(run())
+
+
+def test_the_next_front_end_waits_while_the_device_is_freed_of_the_last(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpnet.control.endpoint._HANDOVER_SECONDS", 0.0)
+    scripted[0].add("0 StopRing pause")
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            first = Guest(device.config.socket)
+            await first.attach(FEATURES)
+            await first.start(0, 1)
+            first.close()
+            await eventually(lambda: scripted[0].told("StopRing"), "the first one's rings are being stopped")
+            second = Guest(device.config.socket)
+            await second.attach(FEATURES)
+            await second.start(0, 1)
+            assert device.tap.attached == {0}
+            second.close()
 
     asyncio.run(run())
 
@@ -204,7 +226,7 @@ def test_a_driver_whose_control_queue_is_here_chooses_its_pairs(
             await guest.call(guest.front_end.set_vring_enable(4, enable=True))
             await eventually(lambda: device.tap.attached == {0}, "the second pair is detached")
             guest.close()
-            await eventually(lambda: device.peer is None, "the device is free")
+            await eventually(lambda: device.segment.header.features == 0, "the device is free")
             assert device.settings.pairs == 1
 
     asyncio.run(run())

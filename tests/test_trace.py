@@ -79,7 +79,8 @@ def test_an_event_of_another_version_is_told_by_its_number() -> None:
 
 
 def kinds(events: list[Event]) -> list[str]:
-    return [KINDS[event.kind] for event in events]
+    """What happened; a busy machine may stall a worker at any time."""
+    return [KINDS[event.kind] for event in events if event.kind != Kind.STALLED]
 
 
 def test_a_worker_tells_what_it_is_made_to_do() -> None:
@@ -129,7 +130,7 @@ def test_bursts_are_traced_while_that_is_asked_for() -> None:
         trace = harness.segment.traces[0]
         before = trace.count
         harness.sender.send([FRAME] * 3)
-        assert trace.count == before
+        assert kinds(trace.read(before)[0]) == []
         harness.ask(TraceBursts(on=True))
         harness.sender.send([FRAME] * 5)
         harness.ask(TraceBursts(on=False))
@@ -150,7 +151,7 @@ def device() -> Iterator[Running]:
 def read_trace(*words: str) -> list[dict[str, Any]]:
     """What ``mpnet trace --json`` prints."""
     result = subprocess.run(
-        [MPNET, "trace", "--json", *words], capture_output=True, text=True, timeout=60, check=True
+        [MPNET, "trace", "--json", *words], capture_output=True, text=True, timeout=120, check=True
     )
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -162,7 +163,8 @@ def test_bursts_are_traced_as_long_as_the_command_runs(device: Running) -> None:
         before = [trace.count for trace in traces]
         driver.send(0, [FRAME.data])
         driver.send(1, [FRAME.data])
-        return sum(trace.count - count for trace, count in zip(traces, before, strict=True))
+        new = (trace.read(count)[0] for trace, count in zip(traces, before, strict=True))
+        return sum(kinds(events).count("burst") for events in new)
 
     with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
         assert new_bursts(driver) == 0
@@ -205,11 +207,11 @@ def test_the_command_tells_a_restart_and_what_a_crash_left(device: Running) -> N
         (0, "rx", 256),
         (0, "tx", 256),
     ]
-    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=60, check=True).stdout
+    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=120, check=True).stdout
     assert len(text.splitlines()) == len(events)
     assert f"worker_ended      of 1        pid={killed} reason=killed\n" in text
     leftovers.clear("net0", get_log())
-    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode == 1
     assert "no shared memory /mpnet.net0" in refused.stderr
 

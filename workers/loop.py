@@ -52,7 +52,8 @@ def serve(ctx: Context) -> None:
             attention = rounds % ROUNDS_A_LOOK == 0 and _wait(ctx, 0)
             busy = True
         else:
-            attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
+            # A ring that broke is reported at once, though nothing else may happen for long.
+            attention = _wait(ctx, 0 if busy or worker.broken else HEARTBEAT_MS)
         if attention or worker.broken:
             return
         # What it slept is no part of a round; looking for events in between is.

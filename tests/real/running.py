@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,7 +21,9 @@ from mpnet.segment.segment import Segment
 from tests.real.netns import network_namespace, tap
 
 MPNET = Path(sys.executable).with_name("mpnet")
-_START_SECONDS = 150
+PATIENCE = 120.0
+"""Seconds: a limit for what hangs, far beyond what a slow and busy machine takes."""
+_START_SECONDS = 240
 """As a start may compile the data path."""
 
 
@@ -98,12 +101,12 @@ class Running:
         """End it as a service manager does; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End it as a crash does; its workers live on."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     @property
     def log(self) -> str:
@@ -126,7 +129,7 @@ class Running:
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """One scrape: values by sample name and sorted labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -157,13 +160,15 @@ def running_on_tap(queue_pairs: int = 1, **more: Any) -> Iterator[Running]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of 127.0.0.1 that nobody uses, and that Linux gives to nobody who asks for any."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait for something that the test has caused; ``what`` names it when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():
