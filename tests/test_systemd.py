@@ -22,7 +22,7 @@ from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.rpc.management import Client
 from tests.real.running import MPNET, wait_until
-from tests.real.systemd import Systemd
+from tests.real.systemd import Systemd, systemd_can_run
 
 UNITS = Path(__file__).parent.parent / "packaging/systemd"
 WATCHDOG_SECONDS = 0.4
@@ -107,7 +107,7 @@ def test_the_example_is_a_configuration_and_its_socket_is_the_units() -> None:
 # The units under systemd itself.
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a systemd of its own")
+@pytest.mark.skipif(not systemd_can_run(), reason="systemd takes root and a cgroup that may be written to")
 def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None:
     service, sock = "mpnet@net0.service", "/run/mpnet/net0.sock"
     with Systemd(folder) as manager:
@@ -130,7 +130,7 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         def replaced() -> bool:
             return show("ActiveState") == "active" and show("MainPID") not in {"0", first}
 
-        manager.run("kill", "-KILL", first)
+        manager.systemctl("kill", "--kill-who=main", "--signal=KILL", service)
         wait_until(replaced, "a control process that crashed is replaced", START_SECONDS)
         with Driver.connect(manager.path(sock), Setup(queue_pairs=2), START_SECONDS) as driver:
             driver.send(1, [bytes(60)])
@@ -143,9 +143,9 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         soon.write_text("[Service]\nWatchdogSec=1\nRestart=on-watchdog\n")
         manager.systemctl("daemon-reload")
         manager.systemctl("start", service)
-        first = show("MainPID")
-        manager.run("kill", "-STOP", first)
-        wait_until(replaced, "a control process that hangs is replaced", START_SECONDS)
+        # On a machine that is slow it may have been found to hang already: that is as good.
+        manager.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", service)
+        wait_until(lambda: int(show("NRestarts")) > 0, "a control process that hangs is replaced", START_SECONDS)
 
 
 # What the service manager is told.

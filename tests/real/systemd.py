@@ -17,6 +17,13 @@ _ROOT = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("systemd.sh")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--wdns=/")
 _START_SECONDS = 60
+_RUN_SECONDS = 150
+
+
+def systemd_can_run() -> bool:
+    """Whether this process may make namespaces, and has a cgroup in which it may make others."""
+    own = _own_cgroup()
+    return os.geteuid() == 0 and own is not None and os.access(own, os.W_OK)
 
 
 class Systemd:
@@ -69,7 +76,7 @@ class Systemd:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command beside the services."""
         enter = ("nsenter", f"--target={self._pid}", *_NAMESPACES)
-        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=_RUN_SECONDS, check=False)
 
     def systemctl(self, *words: str) -> str:
         """Run it, and expect it to succeed; its output."""
@@ -85,17 +92,23 @@ class Systemd:
 @contextlib.contextmanager
 def _cgroup() -> Iterator[Path]:
     """A cgroup below this process's own while the block lasts; what is in it must have ended by then."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    (top, *_) = [Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"]
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    (own,) = [line.removeprefix("0::/") for line in lines if line.startswith("0::")]
-    made = Path(tempfile.mkdtemp(prefix="mpnet-test-", dir=top / own))
+    own = _own_cgroup()
+    assert own is not None, "there is a hierarchy of cgroup v2"
+    made = Path(tempfile.mkdtemp(prefix="mpnet-test-", dir=own))
     try:
         yield made
     finally:
         for folder, _, _ in os.walk(made, topdown=False):
             # The kernel takes the last of its processes out a moment after they have ended.
             wait_until(lambda folder=folder: _removed(Path(folder)), f"{folder} is empty")
+
+
+def _own_cgroup() -> Path | None:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    tops = [Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"]
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = [line.removeprefix("0::/") for line in lines if line.startswith("0::")]
+    return tops[0] / own[0] if tops and own else None
 
 
 def _removed(folder: Path) -> bool:
