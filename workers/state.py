@@ -75,6 +75,7 @@ WORKER = np.dtype(
         ("polling", "i8"),
         ("worked_ns", "i8"),  # end of the last round that moved something, CLOCK_MONOTONIC
         ("looked_ns", "i8"),  # end of the last round, likewise
+        ("read_ns", "i8"),  # when every TAP queue was last to be read while there was no work
         ("idle_rounds", "i8"),  # rounds of this poll since then
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
