@@ -7,7 +7,7 @@ import msgspec
 
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
-from mpnet.segment.layout import DropReason, Engine, Fault, RestartReason, RingState
+from mpnet.segment.layout import DropReason, Engine, Fault, RestartReason, RingState, workers_of
 from mpnet.tap.absent import NoTap
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
@@ -85,6 +85,7 @@ def _ring(device: Device, number: int) -> dict[str, Any]:
     return {
         "index": number,
         "queue": None if control else number // 2,
+        "worker": int(record.worker) - 1 if record.worker else None,
         "direction": "control" if control else ("rx", "tx")[number % 2],
         "state": RingState(int(record.state)).name.lower(),
         "fault": Fault(int(record.fault)).name.lower(),
@@ -103,7 +104,7 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "cpu": worker.cpu if worker else None,
         "age": worker.age if worker else None,
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
-        "pairs": [pair for pair, owner in enumerate(device.supervisor.owner) if owner == slot],
+        "pairs": [pair for pair, owner in enumerate(workers_of(device.segment.rings)) if owner == slot],
         "engine": Engine(int(record.engine)).name.lower(),
         "wakeups": int(record.wakeups),
         "polls": {"hits": int(record.poll_hits), "misses": int(record.poll_misses)},

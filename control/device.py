@@ -20,7 +20,7 @@ from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
-from mpnet.segment.layout import Fault, Negotiation
+from mpnet.segment.layout import Fault, Negotiation, workers_of
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
 from mpnet.vhost_user import effects
@@ -247,7 +247,7 @@ class Device:
         if isinstance(told, RingBroken):
             fault = Fault(told.fault).name.lower()
             pair = self.supervisor.desired.pair_of(told.index)
-            worker = self.supervisor.owner[pair]
+            worker = workers_of(self.segment.rings)[pair]
             self.log.error("the guest broke a ring", queue=pair, ring=told.index, worker=worker, fault=fault)
             self.backend.require_reset()
             self._config_changed()

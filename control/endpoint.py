@@ -11,7 +11,7 @@ from mpnet.errors import MpnetError
 from mpnet.rpc.unix_socket import bind_unix, release_unix
 
 _HANDOVER_SECONDS = 1.0
-"""How long a new front-end waits for the last one's session to end: QEMU killed and started again at once."""
+"""How long a new front-end waits for the last one to be seen to leave: QEMU killed and started again at once."""
 _RECONNECT_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -70,8 +70,7 @@ class Endpoint:
         while True:
             sock, _ = await loop.sock_accept(listener)
             try:
-                if self._served:
-                    await asyncio.wait([self._served], timeout=_HANDOVER_SECONDS)
+                await self._hand_over()
                 await self._slow_down()
             except asyncio.CancelledError:
                 sock.close()
@@ -80,6 +79,13 @@ class Endpoint:
                 self._refuse(sock)
             else:
                 self._begin(sock)
+
+    async def _hand_over(self) -> None:
+        """Wait for the last session to end: a little, or once its front-end has left until it has."""
+        if self._session and self._served:
+            await asyncio.wait([self._served], timeout=_HANDOVER_SECONDS)
+            if self._session.ending:
+                await asyncio.wait([self._served])
 
     async def _slow_down(self) -> None:
         """Wait after a session that came to nothing."""

@@ -7,7 +7,7 @@ a scrape joins it with the values.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from mpnet.control.usage import Usage
@@ -22,10 +22,12 @@ class Reading:
 
     Attributes:
         segment: its shared memory.
+        header: a copy of the header there, so that all that is taken from it is of one moment.
         usage: what the worker of each slot has used.
     """
 
     segment: Segment
+    header: Any
     usage: Sequence[Usage]
 
 
@@ -38,14 +40,14 @@ class Family:
         kind: its type.
         help_text: one line for people.
         series: what follows the name in each sample of a device: a suffix and labels.
-        values: the samples' values, in the order of ``series``.
+        values: the samples' values, in the order of ``series`` of the same reading.
         fixed: a device's series never change.
     """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help_text: str
-    series: Callable[[Segment], list[str]]
+    series: Callable[[Reading], list[str]]
     values: Callable[[Reading], Sequence[Number]]
     fixed: bool = True
 
@@ -72,15 +74,15 @@ class Exposition:
         for family in self._families:
             parts.append(family.head(openmetrics=openmetrics))
             for reading in readings:
-                names = self._names_of(family, reading.segment)
+                names = self._names_of(family, reading)
                 pairs = zip(names, family.values(reading), strict=True)
                 parts += [f"{name} {value}\n" for name, value in pairs]
         return "".join(parts)
 
-    def _names_of(self, family: Family, segment: Segment) -> list[str]:
-        known = self._names.setdefault(segment, {})
+    def _names_of(self, family: Family, reading: Reading) -> list[str]:
+        known = self._names.setdefault(reading.segment, {})
         if family.name not in known or not family.fixed:
-            known[family.name] = [family.name + series for series in family.series(segment)]
+            known[family.name] = [family.name + series for series in family.series(reading)]
         return known[family.name]
 
 

@@ -4,22 +4,26 @@ A label ``queue`` is the queue pair's number, ``worker`` the worker's slot in it
 receives. All there is, is exported from the start, as zero.
 """
 
+import enum
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
+
+import numpy as np
 
 from mpnet.control.exposition import Family, Number, Reading, cumulated, labels
 from mpnet.segment.layout import (
     BURST_BUCKETS,
+    MESSAGE_BUCKETS_NS,
     ROUND_BUCKETS_NS,
     DropReason,
     Engine,
     Negotiation,
     RestartReason,
     RingState,
+    workers_of,
 )
-from mpnet.segment.segment import Segment
 from mpnet.virtio import features
 from mpnet.virtio.features import Feature
 
@@ -27,100 +31,88 @@ _NS = 1e-9
 _NOT_THE_GUESTS = features.mask(Feature.VHOST_LOG_ALL, Feature.VHOST_USER_PROTOCOL_FEATURES)
 _DIRECTIONS = ("rx", "tx")
 
-Series = Callable[[Segment], list[str]]
+Series = Callable[[Reading], list[str]]
 Values = Callable[[Reading], Sequence[Number]]
+Kind = Literal["counter", "gauge"]
+_SUFFIX = {"counter": "_total", "gauge": ""}
 
 
 # Rows: what each table of metrics has a sample for.
 
 
-def _device_rows(segment: Segment) -> list[str]:
-    return [labels({"device": segment.name})]
+def _lower(names: type[enum.IntEnum]) -> tuple[str, ...]:
+    return tuple(each.name.lower() for each in names)
 
 
-def _device_by(label: str, names: Iterable[str]) -> Series:
+def _device_rows(suffix: str = "", label: str = "", names: Iterable[str] = ("",)) -> Series:
+    """One sample a device, or one for each name of a label."""
     fixed = tuple(names)
-    return lambda segment: [labels({"device": segment.name, label: name}) for name in fixed]
+    return lambda seen: [
+        suffix + labels({"device": seen.segment.name, **({label: name} if label else {})}) for name in fixed
+    ]
 
 
 def _rows(owner: str, suffix: str = "", label: str = "", names: Iterable[str] = ("",)) -> Series:
     """One sample a queue or worker, or one for each name of a label; a device has as many of either."""
     fixed = tuple(names)
 
-    def series(segment: Segment) -> list[str]:
+    def series(seen: Reading) -> list[str]:
         return [
-            suffix + labels({"device": segment.name, owner: number, **({label: name} if label else {})})
-            for number, name in itertools.product(range(segment.queue_pairs), fixed)
+            suffix + labels({"device": seen.segment.name, owner: number, **({label: name} if label else {})})
+            for number, name in itertools.product(range(seen.segment.queue_pairs), fixed)
         ]
 
     return series
 
 
-def _histogram_rows(bounds: Iterable[float]) -> Series:
-    """The samples of each worker's histogram, as ``cumulated`` gives their values."""
+def _histogram_rows(bounds: Iterable[float], of: Mapping[str, object]) -> list[str]:
+    """The samples of a histogram, as ``cumulated`` gives their values."""
     les = [*(str(float(bound)) for bound in bounds), "+Inf"]
-
-    def series(segment: Segment) -> list[str]:
-        rows = []
-        for number in range(segment.queue_pairs):
-            worker: dict[str, object] = {"device": segment.name, "worker": number}
-            rows += ["_bucket" + labels({**worker, "le": le}) for le in les]
-            rows += ["_count" + labels(worker), "_sum" + labels(worker)]
-        return rows
-
-    return series
+    buckets = ["_bucket" + labels({**of, "le": le}) for le in les]
+    return [*buckets, "_count" + labels(of), "_sum" + labels(of)]
 
 
 # Devices.
 
 
-def _device(name: str, help_text: str, value: Callable[[Segment], Number]) -> Family:
-    return Family(f"mpnet_device_{name}", "gauge", help_text, _device_rows, lambda seen: [value(seen.segment)])
+def _device(name: str, help_text: str, value: Callable[[Reading], Number], kind: Kind = "gauge") -> Family:
+    rows = _device_rows(_SUFFIX[kind])
+    return Family(f"mpnet_device_{name}", kind, help_text, rows, lambda seen: [value(seen)])
 
 
-def _is_up(segment: Segment) -> int:
-    return int((segment.rings[: 2 * segment.queue_pairs].state == RingState.RUNNING).any())
+def _is_up(seen: Reading) -> int:
+    return int((seen.segment.rings[: 2 * seen.segment.queue_pairs].state == RingState.RUNNING).any())
 
 
-def _negotiation(reading: Reading) -> list[Number]:
-    return [int(reading.segment.header.negotiation == stage) for stage in Negotiation]
-
-
-def _feature_bits(segment: Segment) -> list[int]:
-    both = int(segment.header.offered_features) | int(segment.header.features)
+def _feature_bits(seen: Reading) -> list[int]:
+    both = int(seen.header.offered_features) | int(seen.header.features)
     return list(features.bit_numbers(both & ~_NOT_THE_GUESTS))
 
 
-def _feature_rows(segment: Segment) -> list[str]:
-    names = [features.names(1 << bit)[0] for bit in _feature_bits(segment)]
-    return [labels({"device": segment.name, "feature": name}) for name in names]
+def _feature_rows(seen: Reading) -> list[str]:
+    names = [features.names(1 << bit)[0] for bit in _feature_bits(seen)]
+    return [labels({"device": seen.segment.name, "feature": name}) for name in names]
 
 
-def _feature_values(reading: Reading) -> list[Number]:
-    negotiated = int(reading.segment.header.features)
-    return [negotiated >> bit & 1 for bit in _feature_bits(reading.segment)]
+def _feature_values(seen: Reading) -> list[Number]:
+    negotiated = int(seen.header.features)
+    return [negotiated >> bit & 1 for bit in _feature_bits(seen)]
 
 
 _DEVICES = (
     _device("up", "1 while the guest's driver runs the device.", _is_up),
-    _device("queue_pairs", "Queue pairs of the device.", lambda segment: segment.queue_pairs),
+    _device("queue_pairs", "Queue pairs of the device.", lambda seen: seen.segment.queue_pairs),
+    _device("enabled_queue_pairs", "Queue pairs the guest uses.", lambda seen: int(seen.header.enabled_pairs)),
+    _device("workers", "Worker processes the device shall have.", lambda seen: int(seen.header.workers)),
     _device(
-        "enabled_queue_pairs", "Queue pairs the guest uses.", lambda segment: int(segment.header.enabled_pairs)
-    ),
-    _device("workers", "Worker processes the device shall have.", lambda segment: int(segment.header.workers)),
-    Family(
-        "mpnet_device_connections",
-        "counter",
-        "Front-ends that have connected.",
-        lambda segment: ["_total" + labels({"device": segment.name})],
-        lambda seen: [int(seen.segment.header.connections)],
+        "connections", "Front-ends that have connected.", lambda seen: int(seen.header.connections), "counter"
     ),
     Family(
         "mpnet_device_negotiation",
         "gauge",
         "1 for the stage at which the front-end is, 0 for the others.",
-        _device_by("stage", (stage.name.lower() for stage in Negotiation)),
-        _negotiation,
+        _device_rows("", "stage", _lower(Negotiation)),
+        lambda seen: [int(seen.header.negotiation == stage) for stage in Negotiation],
     ),
     Family(
         "mpnet_device_feature_enabled",
@@ -130,6 +122,15 @@ _DEVICES = (
         _feature_values,
         fixed=False,
     ),
+    Family(
+        "mpnet_device_message_duration_seconds",
+        "histogram",
+        "Time to carry out and answer a vhost-user message of the front-end.",
+        lambda seen: _histogram_rows(
+            [bound / 1e9 for bound in MESSAGE_BUCKETS_NS], {"device": seen.segment.name}
+        ),
+        lambda seen: cumulated(seen.header.messages.tolist(), int(seen.header.message_ns) * _NS),
+    ),
 )
 
 
@@ -137,9 +138,9 @@ _DEVICES = (
 
 
 def _column(direction: str, field: str) -> Values:
-    """A field of one ring of each queue pair."""
+    """A field of one ring of each queue pair; the parts of a field that has several, one after the other."""
     first = _DIRECTIONS.index(direction)
-    return lambda seen: list(seen.segment.rings[first : 2 * seen.segment.queue_pairs : 2][field].tolist())
+    return lambda seen: list(seen.segment.rings[first : 2 * seen.segment.queue_pairs : 2][field].ravel().tolist())
 
 
 def _traffic(name: str, direction: str, help_text: str, field: str = "") -> Family:
@@ -149,13 +150,12 @@ def _traffic(name: str, direction: str, help_text: str, field: str = "") -> Fami
 
 
 def _drops(direction: str) -> Family:
-    first = _DIRECTIONS.index(direction)
     return Family(
         f"mpnet_queue_{direction}_drops",
         "counter",
         "Frames that were not delivered, by reason.",
-        _rows("queue", "_total", "reason", (reason.name.lower() for reason in DropReason)),
-        lambda seen: list(seen.segment.rings[first : 2 * seen.segment.queue_pairs : 2].drops.ravel().tolist()),
+        _rows("queue", "_total", "reason", _lower(DropReason)),
+        _column(direction, "drops"),
     )
 
 
@@ -164,27 +164,26 @@ def _level(name: str, field: str, help_text: str) -> Family:
     return Family(f"mpnet_queue_rx_{name}", "gauge", help_text, _rows("queue"), _column("rx", field))
 
 
+def _both(name: str, kind: Kind, help_text: str, values: Values) -> Family:
+    """A metric with the direction as a label."""
+    rows = _rows("queue", _SUFFIX[kind], "direction", _DIRECTIONS)
+    return Family(f"mpnet_queue_{name}", kind, help_text, rows, values)
+
+
 def _notification(field: str, help_text: str) -> Family:
-    """A counter with the direction as a label."""
-    return Family(
-        f"mpnet_queue_{field}",
+    return _both(
+        field,
         "counter",
         help_text,
-        _rows("queue", "_total", "direction", _DIRECTIONS),
         lambda seen: list(seen.segment.rings[: 2 * seen.segment.queue_pairs][field].tolist()),
     )
 
 
 def _state(name: str, state: RingState, help_text: str) -> Family:
-    return Family(
-        f"mpnet_queue_{name}",
-        "gauge",
-        help_text,
-        _rows("queue", "", "direction", _DIRECTIONS),
-        lambda seen: [
-            int(now == state) for now in seen.segment.rings[: 2 * seen.segment.queue_pairs].state.tolist()
-        ],
-    )
+    def values(seen: Reading) -> list[Number]:
+        return [int(now == state) for now in seen.segment.rings[: 2 * seen.segment.queue_pairs].state.tolist()]
+
+    return _both(name, "gauge", help_text, values)
 
 
 _QUEUES = (
@@ -221,63 +220,86 @@ _QUEUES = (
     _notification("faults", "Times the guest broke the ring."),
     _state("running", RingState.RUNNING, "1 while the ring is served."),
     _state("broken", RingState.BROKEN, "1 while the ring stands still because the guest broke it."),
+    Family(
+        "mpnet_queue_worker",
+        "gauge",
+        "Slot of the worker that serves the queue pair; -1 while none does.",
+        _rows("queue"),
+        lambda seen: [-1 if slot is None else slot for slot in workers_of(seen.segment.rings)],
+    ),
 )
 
 
 # Workers.
 
 
-def _worker(name: str, kind: Literal["counter", "gauge"], help_text: str, values: Values) -> Family:
-    return Family(f"mpnet_worker_{name}", kind, help_text, _rows("worker", _SUFFIX[kind]), values)
+def _worker(
+    name: str, kind: Kind, help_text: str, values: Values, label: str = "", names: Iterable[str] = ("",)
+) -> Family:
+    rows = _rows("worker", _SUFFIX[kind], label, names)
+    return Family(f"mpnet_worker_{name}", kind, help_text, rows, values)
 
 
-_SUFFIX = {"counter": "_total", "gauge": ""}
+def _fields(*names: str, unit: Number = 1) -> Values:
+    """Fields of each worker's record, one after the other; all parts of a field that has several."""
 
-
-def _histogram(name: str, help_text: str, bounds: Iterable[float], values: Values) -> Family:
-    return Family(f"mpnet_worker_{name}", "histogram", help_text, _histogram_rows(bounds), values)
-
-
-def _histogram_values(counts: str, total: str, unit: float = 1) -> Values:
-    def values(reading: Reading) -> list[Number]:
-        workers = reading.segment.workers
-        columns = zip(workers[counts].tolist(), workers[total].tolist(), strict=True)
-        return list(itertools.chain.from_iterable(cumulated(buckets, sum_ * unit) for buckets, sum_ in columns))
+    def values(seen: Reading) -> list[Number]:
+        columns = np.column_stack([seen.segment.workers[name] for name in names])
+        return [unit * value for value in columns.ravel().tolist()]
 
     return values
 
 
-def _polls(reading: Reading) -> list[Number]:
-    workers = reading.segment.workers
-    columns = zip(workers.poll_hits.tolist(), workers.poll_misses.tolist(), strict=True)
-    return list(itertools.chain.from_iterable(columns))
+def _used(*names: str) -> Values:
+    """Fields of what the workers of each slot have used, one after the other."""
+    return lambda seen: [getattr(used, name) for used in seen.usage for name in names]
 
 
-def _heartbeats(reading: Reading) -> list[Number]:
+def _histogram(
+    name: str, help_text: str, bounds: Sequence[float], fields: tuple[str, str], unit: Number = 1
+) -> Family:
+    """A histogram whose buckets are in one field of each worker's record and whose sum in another."""
+
+    def series(seen: Reading) -> list[str]:
+        of = [{"device": seen.segment.name, "worker": number} for number in range(seen.segment.queue_pairs)]
+        return [row for each in of for row in _histogram_rows(bounds, each)]
+
+    def values(seen: Reading) -> list[Number]:
+        columns = zip(*(seen.segment.workers[field].tolist() for field in fields), strict=True)
+        return [value for buckets, total in columns for value in cumulated(buckets, total * unit)]
+
+    return Family(f"mpnet_worker_{name}", "histogram", help_text, series, values)
+
+
+def _heartbeats(seen: Reading) -> list[Number]:
     # Heartbeats are on the monotonic clock, which nobody sets.
     epoch_ns = time.time_ns() - time.monotonic_ns()
-    return [(epoch_ns + beat) * _NS if beat else 0 for beat in reading.segment.workers.heartbeat_ns.tolist()]
+    return [(epoch_ns + beat) * _NS if beat else 0 for beat in seen.segment.workers.heartbeat_ns.tolist()]
+
+
+def _alive(seen: Reading) -> list[Number]:
+    return [int(used.alive) for used in seen.usage]
+
+
+def _engines(seen: Reading) -> list[Number]:
+    return [int(used == engine) for used in seen.segment.workers.engine.tolist() for engine in Engine]
 
 
 _WORKERS = (
+    _worker("up", "gauge", "1 while there is a process in the slot.", _alive),
     _worker(
-        "up",
-        "gauge",
-        "1 while there is a process in the slot.",
-        lambda seen: [int(used.alive) for used in seen.usage],
-    ),
-    Family(
-        "mpnet_worker_restarts",
+        "restarts",
         "counter",
         "Workers replaced, by what became of them.",
-        _rows("worker", "_total", "reason", (reason.name.lower() for reason in RestartReason)),
-        lambda seen: list(seen.segment.workers.restarts.ravel().tolist()),
+        _fields("restarts"),
+        "reason",
+        _lower(RestartReason),
     ),
     _worker(
         "start_time_seconds",
         "gauge",
         "When the worker started, since the epoch; 0 before.",
-        lambda seen: [start * _NS for start in seen.segment.workers.start_ns.tolist()],
+        _fields("start_ns", unit=_NS),
     ),
     _worker(
         "heartbeat_timestamp_seconds",
@@ -285,62 +307,61 @@ _WORKERS = (
         "When the worker last showed that it runs, since the epoch; 0 before.",
         _heartbeats,
     ),
+    _worker("wakeups", "counter", "Times the worker slept and was woken.", _fields("wakeups")),
     _worker(
-        "wakeups",
-        "counter",
-        "Times the worker slept and was woken.",
-        lambda seen: list(seen.segment.workers.wakeups.tolist()),
-    ),
-    Family(
-        "mpnet_worker_polls",
+        "polls",
         "counter",
         "Times the worker looked for work before it slept: in time (hit), or for nothing (miss).",
-        _rows("worker", "_total", "outcome", ("hit", "miss")),
-        _polls,
+        _fields("poll_hits", "poll_misses"),
+        "outcome",
+        ("hit", "miss"),
     ),
     _worker(
         "polled_seconds",
         "counter",
         "Time in which the worker looked for work and there was none.",
-        lambda seen: [polled * _NS for polled in seen.segment.workers.poll_ns.tolist()],
+        _fields("poll_ns", unit=_NS),
     ),
-    Family(
-        "mpnet_worker_engine",
+    _worker(
+        "engine",
         "gauge",
         "1 for how the worker writes to the TAP; auto: it has not chosen yet.",
-        _rows("worker", "", "engine", (engine.name.lower() for engine in Engine)),
-        lambda seen: [int(used == engine) for used in seen.segment.workers.engine.tolist() for engine in Engine],
+        _engines,
+        "engine",
+        _lower(Engine),
     ),
-    _histogram(
-        "batch_packets", "Frames moved at a time.", BURST_BUCKETS, _histogram_values("bursts", "burst_packets")
-    ),
+    _histogram("batch_packets", "Frames moved at a time.", BURST_BUCKETS, ("bursts", "burst_packets")),
     _histogram(
         "round_duration_seconds",
         "Time of a round of bursts over the queues of a worker: a frame that comes meanwhile waits no longer.",
         [bound / 1e9 for bound in ROUND_BUCKETS_NS],
-        _histogram_values("rounds", "round_ns", _NS),
+        ("rounds", "round_ns"),
+        _NS,
     ),
-    Family(
-        "mpnet_worker_cpu_seconds",
+    _worker(
+        "cpu_seconds",
         "counter",
         "Processor time used by the workers of a slot.",
-        _rows("worker", "_total", "state", ("user", "system")),
-        lambda seen: [seconds for used in seen.usage for seconds in (used.user, used.system)],
+        _used("user", "system"),
+        "state",
+        ("user", "system"),
     ),
-    Family(
-        "mpnet_worker_context_switches",
+    _worker(
+        "context_switches",
         "counter",
         "Times the worker gave its processor up (voluntary) or lost it (involuntary).",
-        _rows("worker", "_total", "kind", ("voluntary", "involuntary")),
-        lambda seen: [count for used in seen.usage for count in (used.voluntary, used.involuntary)],
+        _used("voluntary", "involuntary"),
+        "kind",
+        ("voluntary", "involuntary"),
     ),
-    Family(
-        "mpnet_worker_memory_bytes",
+    _worker(
+        "memory_bytes",
         "gauge",
         "Resident memory: its own, some of it common with its siblings by fork (anonymous), or guest memory, "
         "segment and libraries (shared).",
-        _rows("worker", "", "kind", ("anonymous", "shared")),
-        lambda seen: [size for used in seen.usage for size in (used.anonymous_bytes, used.shared_bytes)],
+        _used("anonymous_bytes", "shared_bytes"),
+        "kind",
+        ("anonymous", "shared"),
     ),
 )
 

@@ -28,7 +28,7 @@ from mpnet.rpc.worker import Report
 WORKER = "mpnet.workers.main:run"
 WARM = "mpnet.workers.warm"
 """Imported by the server before the first fork; a module that cannot be imported is passed over."""
-_EXIT_WAIT_SECONDS = 2.0
+_EXIT_WAIT_SECONDS = 10.0
 
 
 class _ByName:

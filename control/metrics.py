@@ -64,7 +64,9 @@ class Metrics:
 
     def text(self, *, openmetrics: bool = False) -> str:
         """Read every segment once; in OpenMetrics' or Prometheus' own text format."""
-        readings = [Reading(segment, self.usages.sample(segment)) for segment in self._segments()]
+        readings = [
+            Reading(segment, segment.header.copy(), self.usages.sample(segment)) for segment in self._segments()
+        ]
         devices = self._devices.text(readings, openmetrics=openmetrics)
         generate = openmetrics_exposition.generate_latest if openmetrics else generate_latest
         # The library's part ends with OpenMetrics' mark of the end.

@@ -26,7 +26,7 @@ class Recording:
         """Make the shared memory and have the workers fill it; returns the queue pairs that are captured.
 
         Raises:
-            MpnetError: somebody captures the device already, or a parameter is out of range.
+            MpnetError: somebody captures the device already, a parameter is out of range, or memory is short.
         """
         device = self._device
         pairs = device.config.queue_pairs
@@ -43,6 +43,7 @@ class Recording:
         device.trace(Kind.CAPTURE_STARTED, len(rings))
         device.log.info("capture started", queues=queues, direction=params.direction)
         try:
+            made.reserve(self._fd, queues)
             await device.supervisor.capture((SetCapture(rings, made.lane_bytes, made.snaplen), [self._fd]))
         except BaseException:
             await self.stop()

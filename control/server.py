@@ -18,6 +18,8 @@ from mpnet.errors import ConfigError, MpnetError
 
 Service = Callable[["Control"], AbstractAsyncContextManager[object]]
 """Something that runs beside the devices, as the management socket; entered once they are up."""
+_ABORT_SECONDS = 0.1
+"""How often a start that is to end is looked at again."""
 
 
 class Control:
@@ -96,13 +98,19 @@ class Control:
         stopping = asyncio.create_task(self.stopping.wait())
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            self._launcher.abort()
+            await self._abort(starting)
             with suppress(MpnetError):
                 await starting
             return False
         stopping.cancel()
         starting.result()
         return True
+
+    async def _abort(self, starting: asyncio.Task[None]) -> None:
+        """End a start that waits for workers; a worker's start that was just under way makes a server anew."""
+        while not starting.done():
+            self._launcher.abort()
+            await asyncio.wait([starting], timeout=_ABORT_SECONDS)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         # A device is one step: its endpoint is closed before its workers are stopped.

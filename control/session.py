@@ -3,12 +3,15 @@
 import asyncio
 import os
 import socket
+import time
+from bisect import bisect_left
 from collections.abc import Iterable
 from contextlib import suppress
 
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
+from mpnet.segment.layout import MESSAGE_BUCKETS_NS
 from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import Close, CloseFds, Effect, Send
 from mpnet.vhost_user.framing import Framer, FramingError
@@ -36,6 +39,8 @@ class Session:
         self._sock = sock
         self._framer = Framer()
         self._hung_up = False
+        self.ending = False
+        """Whether the front-end has left and the device is being freed of it."""
         self.fruitless = True
         """Whether the front-end left before it had negotiated features."""
 
@@ -50,10 +55,14 @@ class Session:
         reason = "the session failed"
         try:
             while True:
-                await self._answer(await self._receive())
+                message = await self._receive()
+                begun = time.monotonic_ns()
+                await self._answer(message)
+                self._count(time.monotonic_ns() - begun)
         except SessionEndedError as end:
             reason = "the device is being stopped" if self._hung_up else self._why(str(end))
         finally:
+            self.ending = True
             self.fruitless = device.backend.features == 0
             await self._end()
             device.trace(Kind.SESSION_CLOSED, peer.pid)
@@ -116,6 +125,12 @@ class Session:
         if entry and entry.outcome != "ok":
             self._device.trace(Kind.REQUEST_REFUSED, message.request)
             self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
+
+    def _count(self, nanoseconds: int) -> None:
+        """Count an answered message by how long it took."""
+        header = self._device.segment.header
+        header.messages[bisect_left(MESSAGE_BUCKETS_NS, nanoseconds)] += 1
+        header.message_ns += nanoseconds
 
     async def _perform(self, effect: Effect) -> None:
         match effect:

@@ -2,7 +2,7 @@
 
 from mpnet.dashboards.board import Board, Row
 from mpnet.dashboards.panel import DEVICE, Panel, Query
-from mpnet.dashboards.query import BY_DEVICE, BY_QUEUE, rate, sum_rate
+from mpnet.dashboards.query import BY_DEVICE, BY_QUEUE, quantile, rate, sum_rate
 
 _HOST = 'instance=~"$instance"'
 
@@ -48,6 +48,17 @@ GUESTS = Board(
                     kind="table",
                 ),
                 Panel(
+                    "Time to answer the front-end",
+                    "The 99th percentile of its vhost-user messages since the device began. They come when a "
+                    "guest starts, stops or moves, and it waits for them.",
+                    Query(
+                        f"histogram_quantile(0.99, sum by ({BY_DEVICE}, le) "
+                        f"(mpnet_device_message_duration_seconds_bucket{{{DEVICE}}}))",
+                        "{{device}}",
+                    ),
+                    "s",
+                ),
+                Panel(
                     "Faults",
                     "Times a guest broke a ring, by queue pair and direction.",
                     Query(
@@ -72,11 +83,10 @@ GUESTS = Board(
                     "reqps",
                 ),
                 Panel(
-                    "Time to answer, 99th percentile",
+                    "Time to answer requests, 99th percentile",
                     "By method. Only what starts workers may take tenths of a second.",
                     Query(
-                        "histogram_quantile(0.99, sum by (instance, method, le) "
-                        f"({rate('mpnet_control_request_duration_seconds_bucket', _HOST)}))",
+                        quantile(0.99, "instance, method", "mpnet_control_request_duration_seconds", _HOST),
                         "{{method}}",
                     ),
                     "s",

@@ -25,9 +25,9 @@ def both_ways(by: str, what: str, matchers: str, legend: str, factor: str = "") 
     )
 
 
-def quantile(share: float, by: str, histogram: str) -> str:
-    """Of a workers' histogram: the value that a share of its samples is not above."""
-    return f"histogram_quantile({share}, sum by ({by}, le) ({rate(f'{histogram}_bucket', WORKER)}))"
+def quantile(share: float, by: str, histogram: str, matchers: str = WORKER) -> str:
+    """Of a histogram: the value that a share of its samples is not above."""
+    return f"histogram_quantile({share}, sum by ({by}, le) ({rate(f'{histogram}_bucket', matchers)}))"
 
 
 def mean(by: str, histogram: str) -> str:

@@ -26,7 +26,7 @@ WORKERS = Board(
                 ),
                 Panel(
                     "Age of the heartbeat",
-                    "Half a second at most when idle. After five seconds control replaces the worker.",
+                    "Two seconds at most when idle. After five seconds control replaces the worker.",
                     Query(
                         f"(time() - mpnet_worker_heartbeat_timestamp_seconds{{{WORKER}}}) and "
                         f"mpnet_worker_up{{{WORKER}}} == 1",

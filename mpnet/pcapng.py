@@ -7,10 +7,11 @@ had no release since 2022.
 import enum
 import os
 import platform
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from itertools import accumulate
 
 LINKTYPE_ETHERNET = 1
 _SECTION_HEADER = 0x0A0D0D0A
@@ -19,6 +20,8 @@ _INTERFACE_STATISTICS = 5
 _ENHANCED_PACKET = 6
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 _UNKNOWN_LENGTH = -1
+_PENDING_BYTES = 256 * 1024
+"""About so much is written at a time: a system call for each packet would cost more than the rest."""
 _NANOSECONDS = bytes([9])  # 10 to the power of -9
 
 _OPT_COMMENT = 1
@@ -83,14 +86,22 @@ class Packet:
 class PcapngWriter:
     """Writes one section; what it is given stays open.
 
+    A file that takes no more, as on a full disk, ends behind the last block that is whole: it can be read.
+
     Args:
-        file: a file or a pipe; flushed by ``flush`` alone.
+        fd: a file or a pipe.
         program: what wrote it, with its version.
         interfaces: all of them; packets name them by their place in here.
+
+    Attributes:
+        packets: that have been written, whole.
     """
 
-    def __init__(self, file: BinaryIO, program: str, interfaces: Sequence[Interface]) -> None:
-        self._file = file
+    def __init__(self, fd: int, program: str, interfaces: Sequence[Interface]) -> None:
+        self.packets = 0
+        self._fd = fd
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         system = _text(_SHB_OS, f"{platform.system()} {os.uname().release}")
         body = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _UNKNOWN_LENGTH)
         self._write(_SECTION_HEADER, body + system + _text(_SHB_USERAPPL, program) + _END_OF_OPTIONS)
@@ -100,7 +111,7 @@ class PcapngWriter:
             self._write(_INTERFACE_DESCRIPTION, body + _option(_IF_TSRESOL, _NANOSECONDS) + _END_OF_OPTIONS)
 
     def packet(self, packet: Packet) -> None:
-        """Write one packet."""
+        """Write one packet, with those that follow or at the next ``flush``; raises what that raises."""
         time, size = packet.time_ns, len(packet.data)
         head = _PACKET.pack(packet.interface, time >> 32, time & 0xFFFFFFFF, size, packet.length)
         options = _FLAGS.pack(_EPB_FLAGS, 4, packet.direction)
@@ -124,12 +135,34 @@ class PcapngWriter:
         self._write(_INTERFACE_STATISTICS, body + _END_OF_OPTIONS)
 
     def flush(self) -> None:
-        """Hand what was written to whoever reads it."""
-        self._file.flush()
+        """Hand what was written to whoever reads it.
+
+        Raises:
+            OSError: not all of it could be written; the rest is forgotten.
+        """
+        data, done = memoryview(b"".join(self._pending)), 0
+        try:
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        finally:
+            self._settle(done)
+
+    def _settle(self, done: int) -> None:
+        """Count the packets in the first ``done`` pending bytes, and cut a block off that is not whole."""
+        ends = list(accumulate(map(len, self._pending)))
+        whole = sum(end <= done for end in ends)
+        self.packets += sum(_BLOCK.unpack_from(block)[0] == _ENHANCED_PACKET for block in self._pending[:whole])
+        self._pending, self._pending_bytes = [], 0
+        torn = done - (ends[whole - 1] if whole else 0)
+        if torn and stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - torn)
 
     def _write(self, kind: int, body: bytes) -> None:
         length = len(body) + 12
-        self._file.write(_BLOCK.pack(kind, length) + body + _U32.pack(length))
+        self._pending.append(_BLOCK.pack(kind, length) + body + _U32.pack(length))
+        self._pending_bytes += length
+        if self._pending_bytes >= _PENDING_BYTES:
+            self.flush()
 
 
 def _timestamp(time_ns: int) -> bytes:

@@ -1,7 +1,8 @@
 """A worker process that moves no packets: it answers control as its script says and notes what it was told.
 
 Its script is the file ``script_of(device)``: lines of ``slot request action``, each taken once. Actions are die,
-exit, hang, refuse, break and command:HEX. What it was told goes to ``<file>.log``, as JSON lines.
+exit, hang, deaf (to SIGTERM from then on), refuse, break and command:HEX. What it was told goes to
+``<file>.log``, as JSON lines.
 """
 
 import json
@@ -83,8 +84,9 @@ def _misbehave(action: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "exit":
         os._exit(3)
-    elif action == "hang":
+    elif action == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif action == "hang":
         while True:
             time.sleep(60)
 

@@ -46,7 +46,7 @@ def device(folder: Path) -> Iterator[Running]:
 
 def run(*words: str) -> str:
     """Run mpnet, which must fail with one line; that line."""
-    result = subprocess.run([MPNET, *words], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([MPNET, *words], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result
     assert result.stdout == ""
     return result.stderr
@@ -90,7 +90,7 @@ def test_tap_in_use_names_who_has_it(folder: Path, device: Running) -> None:
         error = run("run", "--control-socket", str(folder / "c"), "--device", f"id=second,{words}/second")
     finally:
         holder.terminate()
-        holder.wait(20)
+        holder.wait(120)
         subprocess.run(["ip", "link", "del", "single"], check=True)
     assert "single" in error
     assert str(holder.pid) in error
@@ -150,7 +150,7 @@ GARBAGE = {
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
 def test_a_front_end_that_talks_nonsense_is_left_and_the_next_one_served(device: Running, data: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(str(device.socket))
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -166,7 +166,7 @@ def test_fds_that_nobody_asked_for_are_closed(device: Running) -> None:
         with socket.socket(socket.AF_UNIX) as sock, open("/dev/null", "rb") as null:  # noqa: PTH123 - any file
             sock.connect(str(device.socket))
             socket.send_fds(sock, [HEADER.pack(1, VERSION, 0)], [null.fileno()] * 8)
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.recv(4096)
     _serves(device)
     wait_until(lambda: len(os.listdir(f"/proc/{device.process.pid}/fd")) <= before, "fds are closed")  # noqa: PTH208
@@ -175,7 +175,7 @@ def test_fds_that_nobody_asked_for_are_closed(device: Running) -> None:
 def test_a_second_front_end_is_refused_and_the_first_one_served(device: Running) -> None:
     with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
         with socket.socket(socket.AF_UNIX) as second:
-            second.settimeout(10)
+            second.settimeout(60)
             second.connect(str(device.socket))
             assert second.recv(1) == b""
         driver.send(0, [FRAME])
@@ -199,7 +199,7 @@ def test_qemu_with_too_many_queues_is_told_the_most_and_does_not_flood_the_log(d
         wait_until(lambda: device.log.count("front-end disconnected") >= 4, "QEMU leaves, again and again")
     finally:
         front_end.kill()
-        front_end.wait(20)
+        front_end.wait(120)
     assert "2 queue pairs are the most it can have (QEMU: queues=2)" in device.log
     _serves(device)
 
@@ -210,7 +210,7 @@ def test_qemu_without_shared_memory_is_told_so(device: Running) -> None:
         wait_until(lambda: "share=on" in device.log, "the log names the remedy")
     finally:
         front_end.kill()
-        front_end.wait(20)
+        front_end.wait(120)
     _serves(device)
 
 

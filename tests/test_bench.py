@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
@@ -17,31 +18,23 @@ from mpnet.bench.case import CASES
 from mpnet.bench.generator import frames
 from mpnet.bench.ping import echo_request, percentiles
 from mpnet.bench.statistics import compare, noise, ratio, width
-from mpnet.bench.systems.registry import OURS, PEERS
+from mpnet.bench.systems.registry import OURS, PEERS, SYSTEMS
 from mpnet.bench.work import amount, rate
 from mpnet.cli import bench as command
+from mpnet.experiment.benchmark import Choice, benchmark, document
+from mpnet.experiment.local import run_here
+from mpnet.experiment.record import FIGURES, Record
+from mpnet.experiment.results import read_records
+from mpnet.experiment.run import run
+from mpnet.experiment.sweep import parse
 from mpnet.guest import debian
 from tests.real.linux_guest import require_linux_guest
 
 ROUNDS = 2
-_RUN = """
-import sys
-from mpnet import namespace
-namespace.enter()
-import msgspec
-from mpnet.bench.bench import Choice, run
-choice = Choice(cases=tuple(sys.argv[2:]), peers=(), rounds=int(sys.argv[1]), duration=0.1)
-sys.stdout.buffer.write(msgspec.json.encode(run(choice, lambda *_: None)))
-"""
-"""The command as it is, with fewer rounds than a figure may rest on."""
+"""Fewer than a figure may rest on, and than the command takes."""
 MPNET = [sys.executable, "-c", "from mpnet.cli.main import main; main()"]
 WIRE = Wire("tap0", 2, b"\x02\0\0\0\0\x09", "198.18.1.1", "198.18.1.2")
 _DPDK = ("dpdk-dev", "librte-net-vhost23", "librte-net-tap23", "librte-net-virtio23")
-_RINGS_ALONE = {
-    "ring-64-tx-split": {"mpnet", "limit", "dpdk"},
-    "ring-1500-echo-packed-virtio-user": {"mpnet", "dpdk"},
-}
-BY_NAME = {case.name: case for case in CASES}
 
 
 def test_more_is_better_where_not_said_otherwise() -> None:
@@ -83,22 +76,22 @@ def test_too_few_rounds_with_figures_are_noise(ours: list[float], theirs: list[f
 
 
 def test_what_did_not_arrive_does_not_count() -> None:
-    case = BY_NAME["tx-64-flows"]
+    case = CASES["tx-64-flows"]
     assert rate(case, WIRE, 1000, 64 * 1000, 2.0) == 500
     assert rate(case, WIRE, 1000, 64 * 500, 2.0) == 250
     assert rate(case, WIRE, 0, 0, 2.0) == 0
 
 
 def test_headers_saved_by_coalescing_do_not_count_as_lost() -> None:
-    case = BY_NAME["tx-udp-stream"]
+    case = CASES["tx-udp-stream"]
     assert rate(case, WIRE, 440, 10 * (42 + 44 * 1472), 1.0) == 440
     assert rate(case, WIRE, 440, 220 * 1472, 1.0) == 220
 
 
 def test_offloads_are_counted_in_bits() -> None:
-    case = BY_NAME["tx-tso"]
+    case = CASES["tx-tso"]
     assert amount(case, WIRE) == pytest.approx((54 + 44 * 1460) * 8e-9)
-    assert amount(BY_NAME["tx-64-flows"], WIRE) == 1
+    assert amount(CASES["tx-64-flows"], WIRE) == 1
 
 
 def test_percentiles_are_in_microseconds() -> None:
@@ -110,7 +103,7 @@ def test_percentiles_are_in_microseconds() -> None:
 
 @pytest.mark.parametrize("name", ["rx-64-flows", "tx-tcp-stream", "tx-udp-stream"])
 def test_each_flow_has_a_frame_that_is_right_on_the_wire(name: str) -> None:
-    case = BY_NAME[name]
+    case = CASES[name]
     ports = set()
     for data in frames(case.stream(WIRE)):
         packet, again = Ether(data), Ether(data)
@@ -136,61 +129,125 @@ def test_the_command_knows_every_peer() -> None:
 
 
 def test_every_case_has_a_system_that_serves_it() -> None:
-    assert all(OURS.serves(case) for case in CASES)
-    figures = [f"{case.name}-{figure.name}" for case in CASES for figure in case.figures]
+    assert all(OURS.serves(case) for case in CASES.values())
+    figures = [f"{case.name}-{figure.name}" for case in CASES.values() for figure in case.figures]
     assert len(set(figures)) == len(figures)
+    assert {figure.measure for case in CASES.values() for figure in case.figures} <= set(FIGURES)
+
+
+@pytest.mark.parametrize("peers", [(), ("limit",)])
+def test_a_choice_is_a_sweep_of_all_that_serve_its_cases(peers: tuple[str, ...]) -> None:
+    debian.install(("qemu-system-x86", *_DPDK))
+    made = benchmark(Choice(cases=("tx-tso", "ring-64"), peers=peers, rounds=7, duration=0.5))
+    systems = [system for system in SYSTEMS.values() if system is OURS or not peers or system.name in peers]
+    cases = [case for case in CASES.values() if case.name == "tx-tso" or case.group == "ring-64"]
+    expected = [(case.name, system.name) for case in cases for system in systems if system.serves(case)]
+    assert [(each.case, each.system) for each in made.sweep.combinations] == expected
+    design = made.sweep.design
+    assert (design.replicates, design.seconds, design.warm_up) == (7, 0.5, 0.5)
+
+
+_SYSTEMS = {
+    "tx-64-flows": ("mpnet", "limit", "qemu", "dpdk"),
+    "tx-tso": ("mpnet", "limit", "qemu"),
+    "rx-64-flows": ("mpnet", "limit", "qemu", "dpdk"),
+    "rx-udp-stream": ("mpnet", "limit", "qemu", "dpdk"),
+    "rtt-interrupt": ("mpnet", "limit"),
+    "ring-1500-echo-packed-virtio-user": ("mpnet", "dpdk"),
+    "tx-tcp-stream": ("limit",),
+    "rtt-polling": ("limit", "dpdk"),
+    "ring-64-tx-split": ("limit", "dpdk"),
+    "guest-rtt": ("qemu",),
+}
+"""Every kind of work that a system does in a way of its own, once."""
 
 
 @pytest.fixture(scope="module")
-def document() -> dict:
-    """One run, short, of plain and offloaded frames both ways and of round trips, on every system."""
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """One run, short, of plain and offloaded frames both ways and of round trips."""
     debian.install(("qemu-system-x86", *_DPDK))
     require_linux_guest()
-    cases = ["tx-64-flows", "tx-tcp-stream", "tx-tso", "rx-64-flows", "rx-udp-stream"]
-    cases += ["rtt-interrupt", "rtt-polling", "guest-rtt"]
-    cases += ["ring-64-tx-split", "ring-1500-echo-packed-virtio-user"]
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(ROUNDS), *cases],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    head = f"[sweep]\nreplicates = {ROUNDS}\nseconds = 0.1\nwarm-up = 0\n"
+    trials = [f'[[trial]]\ncase = "{case}"\nsystem = "{each}"\n' for case in _SYSTEMS for each in _SYSTEMS[case]]
+    sweep = parse(head + "".join(trials), Path("bench.toml"))
+    path = tmp_path_factory.mktemp("bench") / "results"
+    for progress in run(sweep, path, run_here):
+        assert progress.last is None or not progress.last.error, progress.last.error
+    return read_records(path)
 
 
-def test_the_document_has_its_schema(document: dict) -> None:
-    assert set(document) == {"schema", "environment", "results"}
-    assert document["schema"] == 1
+def test_every_system_did_the_work_of_its_cases_turn_by_turn(records: list[Record]) -> None:
+    done = [(record.factors["case"], record.replicate, record.factors["system"]) for record in records]
+    assert done == [
+        (case, number, system)
+        for case, systems in _SYSTEMS.items()
+        for number in range(1, ROUNDS + 1)
+        for system in systems
+    ]
+    for record in records:
+        measures = {figure.measure for figure in CASES[record.factors["case"]].figures}
+        assert set(record.figures) == measures, record
+        assert record.machine is not None
+        assert record.factors["system"] in record.machine.versions
+        # On a busy machine a system may be off its processor for a whole turn as short as these.
+        assert all(value >= 0 for value in record.figures.values()), record
+
+
+@pytest.fixture(scope="module")
+def found(records: list[Record]) -> dict:
+    """The document of those that are compared with mpnet."""
+    made = benchmark(Choice(cases=(), peers=(), rounds=ROUNDS, duration=0.1))
+    compared = [record for record in records if "mpnet" in _SYSTEMS[record.factors["case"]]]
+    built: dict = json.loads(msgspec.json.encode(document(made, compared)))
+    return built
+
+
+def test_the_document_has_its_schema(found: dict) -> None:
+    assert set(found) == {"schema", "environment", "results"}
+    assert found["schema"] == 1
     keys = {"case", "system", "unit", "samples", "median", "mpnet_median", "ratio", "spread"}
-    assert all(set(result) == keys for result in document["results"])
-    environment = document["environment"]
-    assert {"kernel", "cpu", "versions", "flags", "commit", "load_average", "steal", "noise"} <= set(environment)
-    assert {"mpnet", "limit", "qemu", "dpdk", "python", "numba"} <= set(environment["versions"])
+    assert all(set(result) == keys for result in found["results"])
+    environment = found["environment"]
+    assert set(environment) == {
+        "kernel", "cpu", "cpus", "driver_cpu", "device_cpu", "versions", "flags", "commit", "load_average",
+        "steal", "wait", "noise", "skipped",
+    }  # fmt: skip
+    assert {"mpnet", "limit", "qemu", "dpdk", "python", "numba", "numpy"} <= set(environment["versions"])
+    assert environment["flags"] == {"cases": [], "peers": [], "rounds": ROUNDS, "duration": 0.1}
+    named = {(result["case"], result["system"], result["unit"]) for result in found["results"]}
+    assert {
+        ("tx-64-flows", "dpdk", "pps"), ("tx-tso", "qemu", "Gbps"), ("rtt-interrupt-p99.9", "limit", "us"),
+        ("ring-1500-echo-packed-virtio-user", "dpdk", "pps"),
+        ("ring-1500-echo-packed-virtio-user-cost", "dpdk", "ns/packet"),
+    } <= named  # fmt: skip
 
 
-def test_every_system_did_the_work_of_its_cases(document: dict) -> None:
-    done = {(result["case"], result["system"]) for result in document["results"]}
-    for case in ("tx-64-flows", "rx-64-flows", "rx-udp-stream"):
-        assert {(case, system) for system in ("mpnet", "limit", "qemu", "dpdk")} <= done
-    assert ("tx-tso", "qemu") in done
-    assert ("tx-tso", "dpdk") not in done
-    assert ("rtt-interrupt-p99.9", "limit") in done
-    assert ("guest-rtt-p50", "qemu") in done
-    for name, systems in _RINGS_ALONE.items():
-        for figure in (name, f"{name}-cost"):
-            assert {system for case, system in done if case == figure} == systems
-
-
-def test_samples_are_positive_and_of_every_round(document: dict) -> None:
-    for result in document["results"]:
+def test_samples_are_positive_and_of_every_round(found: dict) -> None:
+    for result in found["results"]:
         assert [len(samples) for samples in result["samples"]] == [ROUNDS, ROUNDS]
         # On a busy machine a system may be off its processor for a whole turn as short as these.
         assert all(sample >= 0 for samples in result["samples"] for sample in samples), result
         assert result["median"] > 0, result
         low, high = result["spread"]
         assert low <= result["median"] <= high
+
+
+def test_the_command_keeps_what_it_did_and_goes_on_with_it(tmp_path: Path) -> None:
+    command = [*MPNET, "bench", "--case", "ring-64-tx-split", "--peer", "limit", "--duration", "0.01", "--json"]
+    command += ["-o", str(tmp_path / "r")]
+    first, again = (
+        subprocess.run(command, capture_output=True, text=True, check=False, timeout=120) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "10 trials, 10 of them done" in again.stderr
+    assert json.loads(first.stdout) == json.loads(again.stdout)
+    results = json.loads(first.stdout)["results"]
+    assert [(result["case"], result["system"]) for result in results] == [
+        ("ring-64-tx-split", "mpnet"), ("ring-64-tx-split", "limit"),
+        ("ring-64-tx-split-cost", "mpnet"), ("ring-64-tx-split-cost", "limit"),
+    ]  # fmt: skip
+    pps = [record.figures["pps"] for record in read_records(tmp_path / "r")]
+    assert results[1]["samples"] == [pps[0::2], pps[1::2]]
 
 
 def test_it_ends_in_order_when_interrupted() -> None:
@@ -202,7 +259,7 @@ def test_it_ends_in_order_when_interrupted() -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not _folders() - before:
+    while not any(each.name.startswith("mpnet-trial-") for each in _folders() - before):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
@@ -214,4 +271,4 @@ def test_it_ends_in_order_when_interrupted() -> None:
 
 
 def _folders() -> set[Path]:
-    return set(Path("/tmp").glob("mpnet-bench-*"))  # noqa: S108 - where the bench puts them
+    return {each for name in ("bench", "trial") for each in Path("/tmp").glob(f"mpnet-{name}-*")}  # noqa: S108 - its

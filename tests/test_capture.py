@@ -2,11 +2,11 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +30,7 @@ from mpnet.segment import capture as captures
 from mpnet.segment.capture import MIN_LANE_BYTES, PREFIX, Capture
 from mpnet.segment.layout import Fault
 from mpnet.virtio.features import Feature, mask
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.worker_harness import HEADER_BYTES, Harness
 
 ETHERTYPE = 0x88B5  # for local experiments
@@ -135,14 +134,24 @@ def test_a_capture_that_cannot_work_is_refused(lane_bytes: int, snaplen: int) ->
         Capture.create("test-capture", 1, lane_bytes, snaplen)
 
 
+def test_lanes_have_their_memory_before_a_worker_writes_to_them() -> None:
+    """Shared memory that is full would end the worker by SIGBUS, and the next one too."""
+    made, fd = Capture.create("test-capture", 2, 1 << 44, 64)
+    try:
+        with pytest.raises(MpnetError, match=r"no 17592186044416 bytes .*: No space left on device"):
+            made.reserve(fd, [1])
+        made, other = Capture.create("test-capture", 2, MIN_LANE_BYTES, 64)
+        made.reserve(other, [1])
+        assert MIN_LANE_BYTES <= 512 * os.fstat(other).st_blocks < 2 * MIN_LANE_BYTES, "of that pair alone"
+        os.close(other)
+    finally:
+        os.close(fd)
+        captures.unlink("test-capture")
+
+
 @pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        network_namespace(),
-        tap("tap0"),
-        Running(Path(folder), "tap0", queue_pairs=2) as running,
-    ):
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 
@@ -156,7 +165,7 @@ def recording(device: Running, path: Path, *words: str) -> Iterator[subprocess.P
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(120)
 
 
 def said(path: Path) -> Path:
@@ -168,7 +177,7 @@ def tshark(path: Path, *fields: str) -> list[list[str]]:
     """What tshark reads, a list a packet; it refuses a file that is malformed."""
     words = [word for field in fields for word in ("-e", field)]
     command = ["tshark", "-r", path, "-T", "fields", "-E", "separator=|", *words]
-    read = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    read = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "cut short" not in read.stderr
     return [line.split("|") for line in read.stdout.splitlines()]
 
@@ -202,7 +211,7 @@ def exchange(device: Running, driver: Driver) -> tuple[list[bytes], list[bytes]]
     to_guest = [frame(size, size) for size in (62, 63, 1513)]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE)) as host:
         host.bind(("tap0", ETHERTYPE))
-        host.settimeout(10)
+        host.settimeout(60)
         for pair in (0, 1):
             driver.send(pair, to_host)
             assert [host.recv(WHOLE) for _ in to_host] == to_host
@@ -257,9 +266,38 @@ def test_a_pipe_ends_after_the_packets_that_were_asked_for(device: Running) -> N
     ):
         traffic = Traffic(driver.pairs[0], stream, Plan(receive=False))
         wait_until(lambda: traffic.run(5.0, 100, 0) and process.poll() is not None, "the capture is complete")
-        out, _ = reader.communicate(timeout=60)
+        out, _ = reader.communicate(timeout=120)
     comment = "segmentation offload: TCP over IPv4, 1460 bytes of payload a segment"
     assert out.splitlines() == [f"{54 + 10 * 1460}|{comment}"] * 5
+
+
+def test_what_a_full_disk_or_a_closed_pipe_took_is_whole(device: Running, tmp_path: Path) -> None:
+    path = tmp_path / "kept.pcapng"
+    capture = f"{MPNET} capture net0 --control-socket {device.control} -w"
+    # In a mount namespace of its own, so that nothing is left of it.
+    full = (
+        f"mount -t tmpfs -o size=64k tmpfs /mnt; {capture} /mnt/out; status=$?; cp /mnt/out {path}; exit $status"
+    )
+    closed = f"{capture} - | head -c 70000 > {path}; exit ${{PIPESTATUS[0]}}"
+    with Driver.connect(device.socket, Setup()) as driver:
+        traffic = Traffic(driver.pairs[0], Stream(frame_bytes=1001), Plan(receive=False))
+
+        def status_of(script: str) -> tuple[int, str]:
+            command = ["unshare", "--mount", "bash", "-c", script]
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+                wait_until(lambda: traffic.run(5.0, 100, 0) and process.poll() is not None, "it has ended", 60)
+                return process.returncode, process.communicate()[1]
+
+        status, told = status_of(full)
+        packets = contents(path)
+        assert len(packets) > 50
+        assert [len(line) for line in tshark(path, "frame.len")] == [1] * len(packets)
+        problem = f"cannot write to /mnt/out: No space left on device; it ends after {len(packets)} whole packets"
+        assert (status, told.partition(": free")[0]) == (1, f"mpnet: error: {problem}")
+
+        status, told = status_of(closed)
+        assert (status, path.stat().st_size) == (0, 70000)
+        assert re.fullmatch(r"\d+ packets written, \d+ dropped for want of room\n", told)
 
 
 def test_memory_that_vanishes_under_a_capture_breaks_its_ring_alone(device: Running, tmp_path: Path) -> None:
@@ -294,7 +332,7 @@ def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Run
                 [MPNET, "capture", "net0", "-w", tmp_path / "b", "--control-socket", device.control],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
             assert second.returncode == 1
@@ -307,12 +345,12 @@ def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Run
         wait_until(lambda: capture_files() == [], "the capture is removed")
         with recording(device, tmp_path / "c") as process:
             process.kill()
-            process.wait(30)
+            process.wait(120)
             wait_until(lambda: capture_files() == [], "the capture of a killed reader is removed")
         with recording(device, tmp_path / "d") as process:
             driver.send(0, [frame(60, 2)])
             device.kill()  # so no test of it comes after this one
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         assert contents(tmp_path / "d") == [frame(60, 2)]
     leftovers.clear("net0", get_log())
     assert capture_files() == []

@@ -27,6 +27,7 @@ from mpnet.rpc.state import (
 def _ring(index, **changes):
     values = {
         "queue": index // 2,
+        "worker": 0,
         "direction": ("rx", "tx")[index % 2],
         "state": "running",
         "fault": "none",
@@ -111,7 +112,7 @@ def test_help_names_every_command_and_imports_none():
         "import sys; from mpnet.cli.main import cli; cli(['--help'], standalone_mode=False);"
         "print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     for name in COMMANDS:
         assert f"  {name} " in done.stdout
     loaded = set(done.stderr.split())
@@ -120,7 +121,7 @@ def test_help_names_every_command_and_imports_none():
 
 def test_asking_control_does_without_the_data_path():
     code = "import sys, mpnet.cli.device, mpnet.cli.worker, mpnet.cli.run; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert not set(done.stdout.split()) & {"numba", "numpy", "prometheus_client"}
 
 

@@ -75,7 +75,7 @@ def test_every_datagram_reaches_its_socket(device: Running, version: int) -> Non
         ]
         for number, sock in enumerate(sockets):
             sock.bind((host, PORT + number))
-            sock.settimeout(10)
+            sock.settimeout(60)
         driver = stack.enter_context(Driver.connect(device.socket, SETUP))
         before = device.metric("mpnet_queue_tx_coalesced_packets_total")
         identifications = [itertools.count(60000) for _ in range(FLOWS)]
@@ -107,7 +107,7 @@ def more_has_come(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     finally:
-        sock.settimeout(10)
+        sock.settimeout(60)
     return True
 
 
@@ -117,7 +117,7 @@ def test_a_tcp_stream_reaches_its_socket(device: Running, version: int) -> None:
     content = random.Random(version).randbytes(40 * 1000)
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with socket.create_server((ADDRESSES[version][0], PORT), family=family) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         with Driver.connect(device.socket, SETUP) as driver:
             driver.post(0, 2048, 64)
             layer = headers(version) / TCP(sport=5, dport=PORT, seq=0xFFFFFF00, flags="S", window=60000)
@@ -137,7 +137,7 @@ def test_a_tcp_stream_reaches_its_socket(device: Running, version: int) -> None:
                 driver.send(0, frames)
             connection, _ = server.accept()
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 got = b""
                 while len(got) < len(content):
                     got += connection.recv(1 << 16)
@@ -163,7 +163,7 @@ def test_vlan_superframes_are_taken(device: Running) -> None:
         Driver.connect(device.socket, SETUP) as driver,
     ):
         sock.bind(("tap0", 0x0003))
-        sock.settimeout(10)
+        sock.settimeout(60)
         flow = Flow(1, tcp=False, ipv6=False, vlan=7)
         frames: Sequence[Frame] = [flow.frame() for _ in range(10)]
         driver.send(0, frames)

@@ -50,7 +50,7 @@ def _control(script: Script, path: Path) -> Iterator[subprocess.Popen[str]]:
             yield control
         finally:
             control.kill()
-            control.wait(30)
+            control.wait(120)
             leftovers.clear(script.device, get_log())
 
 
@@ -68,7 +68,7 @@ def test_a_signal_ends_it_and_nothing_stays(
         pids = _workers(script)
         assert all(psutil.pid_exists(pid) for pid in pids)
         control.send_signal(number)
-        assert control.wait(30) == 0
+        assert control.wait(120) == 0
         assert not any(psutil.pid_exists(pid) for pid in pids)
     assert script.device not in segments.names()
     assert not path.exists()
@@ -83,7 +83,7 @@ def test_workers_outlive_a_crash_and_the_next_run_clears_up(
     with _control(script, path) as control:
         pids = _workers(script)
         control.kill()
-        control.wait(30)
+        control.wait(120)
         assert all(psutil.pid_exists(pid) for pid in pids)
         assert path.exists()
         assert link.find("tap0") is not None
@@ -111,7 +111,7 @@ def test_a_device_that_is_served_is_left_alone(tmp_path: Path, scripted: tuple[S
             asyncio.run(run())
         assert all(psutil.pid_exists(pid) for pid in pids)
         control.terminate()
-        assert control.wait(30) == 0
+        assert control.wait(120) == 0
 
 
 def test_a_process_that_only_has_a_workers_number_is_left_alone(scripted: tuple[Script, Launcher]) -> None:
@@ -186,9 +186,12 @@ def test_a_signal_while_the_server_warms_up_ends_it(tmp_path: Path, scripted: tu
     script, _ = scripted
     command = [sys.executable, "-m", "tests.control_process", script.device, str(tmp_path / "s"), "tests.endless"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as control:
-        while script.device not in segments.names():
-            assert control.poll() is None
-        control.send_signal(signal.SIGTERM)
-        assert control.wait(30) == 0
+        try:
+            while script.device not in segments.names():
+                assert control.poll() is None
+            control.send_signal(signal.SIGTERM)
+            assert control.wait(120) == 0
+        finally:
+            control.kill()
     assert script.device not in segments.names()
     assert link.find("tap0") is None

@@ -16,7 +16,7 @@ from mpnet.control.desired import Desired, RingSetting
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.supervisor import Supervisor, Surroundings
-from mpnet.control.worker import Ending, Limits, Listener, Worker, WorkerLostError, WorkerRefusedError
+from mpnet.control.worker import Ending, Listener, Worker, WorkerLostError, WorkerRefusedError
 from mpnet.errors import MpnetError
 from mpnet.rpc.worker import AttachPair, ControlCommand, RingBroken, SetMemory
 from mpnet.segment.layout import RestartReason
@@ -38,13 +38,11 @@ def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
 
 
 @asynccontextmanager
-async def _worker(
-    script: Script, launcher: Launcher, limits: Limits
-) -> AsyncIterator[tuple[Worker, list[Ending]]]:
+async def _worker(script: Script, launcher: Launcher) -> AsyncIterator[tuple[Worker, list[Ending]]]:
     segment = Segment.create(script.device, 1)
     endings: list[Ending] = []
     listener = Listener(lambda *_: None, lambda _, ending: endings.append(ending))
-    worker = Worker(script.device, 0, launcher, listener, limits)
+    worker = Worker(script.device, 0, launcher, listener, QUICK)
     try:
         await worker.start()
         yield worker, endings
@@ -55,13 +53,13 @@ async def _worker(
 
 @asynccontextmanager
 async def _supervised(
-    scripted: tuple[Script, Launcher], pairs: int, workers: int, limits: Limits = QUICK
+    scripted: tuple[Script, Launcher], pairs: int, workers: int
 ) -> AsyncIterator[tuple[Supervisor, Segment, list[RingBroken | ControlCommand]]]:
     script, launcher = scripted
     segment = Segment.create(script.device, pairs)
     taps = [os.eventfd(0) for _ in range(pairs)]
     reports: list[RingBroken | ControlCommand] = []
-    supervisor = Supervisor(Desired(taps), Surroundings(segment, launcher, get_log(), (), reports.append, limits))
+    supervisor = Supervisor(Desired(taps), Surroundings(segment, launcher, get_log(), (), reports.append, QUICK))
     try:
         await supervisor.start(workers)
         yield supervisor, segment, reports
@@ -78,7 +76,7 @@ def _ring(number: int, base: int | None = None, *, enabled: bool = True) -> Ring
 
 def test_a_worker_answers_in_turn_and_leaves_when_asked(scripted: tuple[Script, Launcher]) -> None:
     async def run() -> None:
-        async with _worker(*scripted, QUICK) as (worker, endings):
+        async with _worker(*scripted) as (worker, endings):
             assert await asyncio.gather(*(worker.request(AttachPair(0)) for _ in range(5))) == [0] * 5
             assert await worker.stop() == "Shutdown"
             assert worker.ending == Ending(RestartReason.EXITED, "status 0")
@@ -91,7 +89,7 @@ def test_a_refusal_is_an_error_and_the_worker_goes_on(scripted: tuple[Script, La
     scripted[0].add("0 AttachPair refuse")
 
     async def run() -> None:
-        async with _worker(*scripted, QUICK) as (worker, _):
+        async with _worker(*scripted) as (worker, _):
             with pytest.raises(WorkerRefusedError, match="the script says no"):
                 await worker.request(AttachPair(0))
             assert await worker.request(AttachPair(0)) == 0
@@ -110,7 +108,7 @@ def test_an_end_is_told_with_its_reason(scripted: tuple[Script, Launcher], actio
     scripted[0].add(f"0 AttachPair {action}")
 
     async def run() -> None:
-        async with _worker(*scripted, QUICK) as (worker, endings):
+        async with _worker(*scripted) as (worker, endings):
             with pytest.raises(WorkerLostError, match="has ended"):
                 await worker.request(AttachPair(0))
             await eventually(lambda: endings == [ending], "the end is told")
@@ -124,8 +122,9 @@ def test_a_worker_that_does_not_answer_is_killed_as_hung(scripted: tuple[Script,
     scripted[0].add("0 SetMemory hang")
 
     async def run() -> None:
-        async with _worker(*scripted, HASTY) as (worker, endings):
+        async with _worker(*scripted) as (worker, endings):
             await worker.request(AttachPair(0))
+            worker._limits = HASTY
             with pytest.raises(WorkerLostError, match="did not answer SetMemory"):
                 await worker.request(SetMemory([]))
             await eventually(lambda: endings, "the end is told")
@@ -138,7 +137,7 @@ def test_an_answer_nobody_waits_for_is_not_taken_for_the_next_one(scripted: tupl
     scripted[0].add("0 SetMemory refuse")
 
     async def run() -> None:
-        async with _worker(*scripted, QUICK) as (worker, _):
+        async with _worker(*scripted) as (worker, _):
             abandoned = asyncio.create_task(worker.request(SetMemory([])))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -150,11 +149,12 @@ def test_an_answer_nobody_waits_for_is_not_taken_for_the_next_one(scripted: tupl
 
 
 def test_the_ladder_ends_a_worker_that_ignores_sigterm(scripted: tuple[Script, Launcher]) -> None:
-    scripted[0].add("0 Shutdown hang")
+    scripted[0].add("0 AttachPair deaf", "0 Shutdown hang")
 
     async def run() -> None:
-        async with _worker(*scripted, HASTY) as (worker, endings):
+        async with _worker(*scripted) as (worker, endings):
             await worker.request(AttachPair(0))
+            worker._limits = HASTY
             assert await worker.stop() == "SIGKILL"
             assert not psutil.pid_exists(worker.pid)
             assert endings == []
@@ -341,9 +341,10 @@ def test_a_crash_loop_is_counted_and_ended_by_stop(scripted: tuple[Script, Launc
 
 def test_a_worker_whose_heartbeat_stops_is_replaced(scripted: tuple[Script, Launcher]) -> None:
     async def run() -> None:
-        async with _supervised(scripted, 1, 1, HASTY) as (supervisor, segment, _):
+        async with _supervised(scripted, 1, 1) as (supervisor, segment, _):
             pid = supervisor.workers[0].pid
             os.kill(pid, signal.SIGSTOP)
+            supervisor.workers[0]._limits = HASTY
             await eventually(lambda: segment.workers[0].restarts[RestartReason.HUNG] == 1, "it counts as hung")
             await eventually(
                 lambda: 0 in supervisor.workers and supervisor.workers[0].pid != pid, "a replacement"

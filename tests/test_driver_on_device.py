@@ -45,7 +45,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Running]:
 def host(device: Running) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE)) as sock:
         sock.bind(("tap0", ETHERTYPE))
-        sock.settimeout(10)
+        sock.settimeout(60)
         yield sock
 
 

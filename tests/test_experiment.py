@@ -10,7 +10,7 @@ import pytest
 from mpnet.errors import MpnetError
 from mpnet.experiment import templates
 from mpnet.experiment.factors import Factors, plain
-from mpnet.experiment.plan import Trial, plan
+from mpnet.experiment.plan import Trial, plan, sessions
 from mpnet.experiment.record import SCHEMA, Record
 from mpnet.experiment.results import MANIFEST, TRIALS, read_manifest, read_records
 from mpnet.experiment.run import run
@@ -48,7 +48,7 @@ def test_listed_trials_are_crossed_with_factors() -> None:
     ("text", "line", "said"),
     [
         ("[sweep]\nreplicate = 2\n", 2, "did you mean 'replicates'?"),
-        ("[sweep]\nseconds = 0\n", 2, "seconds is 0, expected 0.05 to 3600"),
+        ("[sweep]\nseconds = 0\n", 2, "seconds is 0, expected 0.01 to 3600"),
         ("[factors]\nflows = 3\n", 2, "write flows = [ … ]"),
         ("[factors]\nflows = [1, 1]\n", 2, "level 1 twice"),
         ("[factors]\n\nflows = [1, 'x']\n", 3, "Expected"),
@@ -65,8 +65,24 @@ def test_listed_trials_are_crossed_with_factors() -> None:
         ("[fixed]\ngap-us = 5\n", 2, "goes with direction rtt"),
         ("[fixed]\nframe-bytes = 1515\n", 2, "expected 60 to 1514"),
         ("[fixed]\nprotocol = 'tcp'\nframe-bytes = 1514\nsegments = 45\n", 4, "44 such frames"),
-        ("[fixed]\nsystem = 'qemu'\nqueue-pairs = 2\n", 3, "qemu runs with 1"),
+        ("[fixed]\nsystem = 'qemu'\nworkers = 1\n", 3, "system qemu runs with 0"),
+        ("[fixed]\nsystem = 'dpdk'\nqueue-pairs = 17\n", 3, "system dpdk runs with 1 to 16"),
         ("[fixed]\nsystem = 'dpdk'\ngro = true\n", 3, "an option of mpnet's devices"),
+        ("[fixed]\nsystem = 'qemu'\ndirection = 'rtt'\n", 3, "driver = 'qemu'"),
+        ("[fixed]\nsystem = 'limit'\n", 2, "cases of the bench alone"),
+        ("[fixed]\ndriver = 'testpmd'\nsystem = 'qemu'\n", 3, "driver testpmd runs with mpnet, dpdk"),
+        ("[fixed]\ndriver = 'testpmd'\ndirection = 'rtt'\n", 3, "driver testpmd runs with tx, rx, both"),
+        ("[fixed]\ndriver = 'testpmd'\nqueue-pairs = 2\nflows = 1\n", 4, "flows = 2, or more"),
+        ("[fixed]\ndriver = 'testpmd'\nfeatures = '-csum'\n", 3, "mrg_rxbuf alone"),
+        ("[fixed]\ndriver = 'qemu'\nbackend = 'null'\n", 3, "driver qemu runs with tap"),
+        ("[fixed]\ndriver = 'qemu'\nring-size = 128\n", 3, "256, 512, 1024"),
+        ("[fixed]\ndriver = 'qemu'\nprotocol = 'tcp'\nframe-bytes = 100\n", 4, "frame-bytes = 1514"),
+        ("[fixed]\ndriver = 'qemu'\nfeatures = '-version_1'\n", 3, "a choice of csum"),
+        ("[fixed]\ndriver = 'qemu'\nflows = 200\n", 3, "128 streams"),
+        ("[sweep]\nseconds = 1.5\n[fixed]\ndriver = 'qemu'\n", 2, "seconds = 2"),
+        ("[fixed]\ncase = 'x'\n", 2, "expected one of tx-64-flows"),
+        ("[fixed]\ncase = 'tx-tso'\nsystem = 'dpdk'\n", 3, "cannot do the work of case tx-tso"),
+        ("[fixed]\ncase = 'tx-tso'\nflows = 1\n", 3, "brings all with it"),
         ("[other]\n", 1, "unknown table"),
     ],
 )
@@ -95,6 +111,14 @@ def test_the_order_is_the_seeds() -> None:
     same, other = SWEEP.replace("[sweep]", "[sweep]\nseed = 1"), SWEEP.replace("[sweep]", "[sweep]\nseed = 2")
     assert plan(read(SWEEP)) == plan(read(same))
     assert plan(read(SWEEP)) != plan(read(other))
+
+
+def test_a_case_has_its_systems_turn_by_turn_and_in_one_session() -> None:
+    text = "[sweep]\nreplicates = 2\n[factors]\ncase = ['tx-64-flows', 'tx-tso']\nsystem = ['mpnet', 'qemu']\n"
+    found = list(sessions(plan(read(text))))
+    turns = [[(trial.factors.case, trial.factors.system) for trial in session] for session in found]
+    assert turns == [[(case, "mpnet"), (case, "qemu")] * 2 for case in ("tx-64-flows", "tx-tso")]
+    assert [len(session) for session in sessions(plan(read(SWEEP)))] == [1] * 9
 
 
 def record(trial: Trial, error: str = "") -> Record:

@@ -22,7 +22,7 @@ from tests.real.running import MPNET, Running
 
 MAC = "52:54:00:12:34:56"
 MTU = 1400
-PATIENCE = 60.0
+PATIENCE = 240.0
 CTRL_A = b"\x01"
 
 

@@ -17,6 +17,7 @@ from mpnet.guest.memory import SEAM
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Traffic
 from mpnet.virtio.features import Feature, mask
+from tests.real.running import PATIENCE, wait_until
 
 QUEUE_PAIRS = 2
 MODERN = mask(Feature.VERSION_1)
@@ -49,9 +50,10 @@ def run_testpmd(folder: Path) -> Iterator[Path]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:
+        wait_until(sock.exists, "testpmd listens")
         yield sock
     finally:
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=120)
     assert process.returncode == 0, (folder / "log").read_text()
 
 
@@ -143,7 +145,7 @@ def test_traffic_comes_back_numbered_and_whole(device: Path, features: int, stre
         for pair in driver.pairs:
             traffic = Traffic(pair, stream, Plan())
             for _ in range(5):
-                report = traffic.run(5, send=count, receive=count)
+                report = traffic.run(PATIENCE, send=count, receive=count)
                 assert report.finished
                 assert report.sent == {
                     "frames": count,
@@ -162,12 +164,12 @@ def test_pairs_run_in_threads_until_stopped(device: Path) -> None:
     with Driver.connect(device, Setup(queue_pairs=QUEUE_PAIRS)) as driver:
         runs = [Traffic(pair, Stream(), Plan()) for pair in driver.pairs]
         with ThreadPoolExecutor() as pool:
-            reports = [pool.submit(traffic.run, 30) for traffic in runs]
+            reports = [pool.submit(traffic.run, PATIENCE) for traffic in runs]
             for traffic, report in zip(runs, reports, strict=True):
                 while traffic.sink.state[0].packets < 2000 and not report.done():
                     pass
                 traffic.stop()
             for report in reports:
-                assert not report.result(40).finished
+                assert not report.result().finished
                 assert report.result().received["packets"] >= 2000
                 assert report.result().received["corrupt"] == 0

@@ -22,7 +22,6 @@ from tests.real.running import Running, wait_until
 HOST = "10.78.0.1"
 GUEST = "10.78.0.2"
 PAIRS = 4
-RECOVERY_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +57,19 @@ def rx_packets(running: Running) -> list[float]:
 
 def expect_pairs(running: Running, pairs: int) -> None:
     """Exactly the first `pairs` queue pairs carry traffic, and mpnet says so."""
-    wait_until(lambda: running.show()["enabled_pairs"] == pairs, f"{pairs} queue pairs are enabled")
-    shown = running.show()
-    assert shown["tap"]["attached"] == list(range(pairs))
-    rings = {(ring["queue"], ring["direction"]): ring["state"] for ring in shown["rings"]}
-    for pair in range(PAIRS):
-        assert rings[pair, "rx"] == rings[pair, "tx"] == ("running" if pair < pairs else "disabled")
+    expected = {pair: "running" if pair < pairs else "disabled" for pair in range(PAIRS)}
+
+    def enabled() -> bool:
+        # Ring by ring; and QEMU answers its guest before the device has heard of any.
+        shown = running.show()
+        states = [(ring["queue"], ring["state"]) for ring in shown["rings"] if ring["direction"] != "control"]
+        return (
+            shown["enabled_pairs"] == pairs
+            and shown["tap"]["attached"] == list(range(pairs))
+            and all(state == expected[pair] for pair, state in states)
+        )
+
+    wait_until(enabled, f"{pairs} queue pairs are enabled")
     before = rx_packets(running)
     expect_answers(GUEST)
     grown = [now - then for now, then in zip(rx_packets(running), before, strict=True)]
@@ -117,7 +123,7 @@ def counters(running: Running) -> dict[object, float]:
 def expect_service(running: Running, guest: LinuxGuest) -> None:
     """The guest reaches the host again by itself, and over every queue pair."""
     ping = f"ping -c 1 -W 1 {HOST}"
-    wait_until(lambda: guest.run(ping).returncode == 0, "the guest is served", RECOVERY_SECONDS)
+    wait_until(lambda: guest.run(ping).returncode == 0, "the guest is served")
     expect_pairs(running, PAIRS)
 
 
@@ -146,8 +152,11 @@ def test_tap_goes_down_and_up(running: Running, guest: LinuxGuest) -> None:
             ip.link("set", index=index, state="down")
             assert not running.show()["tap"]["up"]
             dropped = running.metric("mpnet_queue_tx_drops_total", reason="tap_down")
-            guest.spawn(f"ping -c 1 -W 1 {HOST}").wait(30)
-            assert running.metric("mpnet_queue_tx_drops_total", reason="tap_down") > dropped
+            guest.run(f"ping -c 1 -W 1 {HOST}")
+            wait_until(
+                lambda: running.metric("mpnet_queue_tx_drops_total", reason="tap_down") > dropped,  # noqa: B023
+                "what could not be delivered is counted",
+            )
             ip.link("set", index=index, state="up")
             flows.expect_progress("TAP down and up")
             expect_pairs(running, PAIRS)
@@ -160,10 +169,9 @@ def test_tap_mtu_changes(running: Running, guest: LinuxGuest) -> None:
             ip.link("set", index=index, mtu=mtu)
             guest.check(f"ip link set eth0 mtu {mtu}")
             assert running.show()["tap"]["mtu"] == mtu
-            before = rx_packets(running)
+            before = linux_guest.fragments(guest)
             linux_guest.ping(guest, HOST, count=4, size=mtu - 28)
-            # In one piece each: a neighbour's question or two aside.
-            assert 4 <= sum(rx_packets(running)) - sum(before) < 8
+            assert linux_guest.fragments(guest) == before, "requests and answers went in one piece each"
 
 
 def test_guest_reboots(running: Running, guest: LinuxGuest) -> None:
@@ -209,9 +217,9 @@ def test_guests_come_and_go(running: Running, guest: LinuxGuest) -> None:
     """The guest's QEMU is killed, and the next starts on the same socket; it is the module's last test."""
     alive, counted = footprint(running), counters(running)
     os.kill(guest.pid, signal.SIGKILL)
-    wait_until(lambda: running.show()["session"]["state"] == "listening", "the session is over")
     workers = running.workers()
     wait_until(lambda: not any(map(guest_memory, workers)), "the guest's memory is unmapped")
+    wait_until(lambda: running.show()["session"]["state"] == "listening", "the session is over")
     assert running.show()["tap"]["attached"] == []
     assert {ring["state"] for ring in running.show()["rings"]} == {"stopped"}
     with boot(running) as second:

@@ -94,11 +94,16 @@ def test_one_control_process_serves_two_guests(running: Running) -> None:
             traffic.ping(guest, host)
             traffic.send_file(guest, host, os.urandom(8 * MIB))
             traffic.receive_file(guest, host, 8 * MIB)
-        before = running.metric("mpnet_queue_tx_packets_total", device="net0")
         one.stop()
+        wait_until(lambda: running.show()["session"]["state"] == "listening", "the first guest's session is over")
+        before = running.metric("mpnet_queue_tx_packets_total", device="net0")
         traffic.receive_file(other, HOSTS["net1"], 8 * MIB)
         assert running.metric("mpnet_queue_tx_packets_total", device="net0") == before
         assert running.call("device.show", device="net1")["session"]["state"] == "running"
+
+
+def all_unshared(session: dict[str, int]) -> bool:
+    return session["memory_regions_unshared"] == session["memory_regions"] > 0
 
 
 def test_memory_that_is_not_shared_is_named(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,9 +112,9 @@ def test_memory_that_is_not_shared_is_named(running: Running, monkeypatch: pytes
         qemu, "memory_object", lambda *words: [word.replace("share=on", "share=off") for word in shared(*words)]
     )
     with linux(running) as guest:
-        wait_until(lambda: running.show()["session"]["memory_regions"], "the guest has told its memory")
-        session = running.show()["session"]
-        assert session["memory_regions_unshared"] == session["memory_regions"]
+        wait_until(
+            lambda: all_unshared(running.show()["session"]), "the guest's memory is known not to be shared"
+        )
         [line] = [line for line in running.log.splitlines() if "guest memory is not shared" in line]
         assert "share=on" in line
         assert guest.run(f"ping -c 1 -W 1 {HOSTS['net0']}").returncode != 0

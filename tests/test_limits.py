@@ -32,7 +32,7 @@ def device() -> Iterator[Running]:
 def host(device: Running) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE)) as sock:
         sock.bind(("tap0", ETHERTYPE))
-        sock.settimeout(10)
+        sock.settimeout(60)
         yield sock
 
 

@@ -35,10 +35,10 @@ def talk(*arguments: str, terminal: bool) -> str:
     """What a process that logs writes to its stderr."""
     command = [sys.executable, "-c", TALK, *arguments]
     if not terminal:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr
     ours, theirs = os.openpty()
     with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "wb", buffering=0) as stderr:
-        subprocess.run(command, stderr=stderr, timeout=60, check=True)
+        subprocess.run(command, stderr=stderr, timeout=120, check=True)
         return screen.read(1 << 16).decode()
 
 

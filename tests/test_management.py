@@ -94,7 +94,7 @@ class Served:
 
     async def call(self, method, **params):
         def call():
-            with Client(self.path, 10) as client:
+            with Client(self.path, 60) as client:
                 return client.call(method, **params)
 
         return await asyncio.to_thread(call)
@@ -104,7 +104,7 @@ class Served:
         reader, writer = await asyncio.open_unix_connection(str(self.path))
         writer.write(data)
         try:
-            (length,) = LENGTH.unpack(await asyncio.wait_for(reader.readexactly(LENGTH.size), 10))
+            (length,) = LENGTH.unpack(await asyncio.wait_for(reader.readexactly(LENGTH.size), 60))
             return msgpack.unpackb(await reader.readexactly(length))
         finally:
             writer.close()
@@ -169,7 +169,7 @@ def test_every_method_answers(path):
 def test_what_a_client_asked_for_ends_with_its_connection(path):
     async def scenario(served):
         watched = served.control.devices["net0"].watched
-        clients = [await asyncio.to_thread(Client, path, 10) for _ in range(2)]
+        clients = [await asyncio.to_thread(Client, path, 60) for _ in range(2)]
         for client in clients:
             await asyncio.to_thread(client.call, "trace.bursts", device="net0")
         assert watched == [1, 1]
@@ -217,7 +217,7 @@ def test_the_socket_is_this_users_alone_and_goes_with_the_server(path):
 )
 def test_a_bad_request_is_answered_and_the_next_one_too(path, method, params, problem, remedy):
     def calls():
-        with Client(path, 10) as client:
+        with Client(path, 60) as client:
             with pytest.raises(MpnetError) as caught:
                 client.call(method, **params)
             assert client.call("control.show") == SHOWN
@@ -276,7 +276,7 @@ def test_random_bytes_disturb_nobody(tmp_path, data):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(data)
         writer.write_eof()
-        await asyncio.wait_for(reader.read(), 10)
+        await asyncio.wait_for(reader.read(), 60)
         writer.close()
         await writer.wait_closed()
         return await served.call("control.show")
@@ -302,7 +302,7 @@ def test_a_client_too_many_is_told(path, monkeypatch):
     monkeypatch.setattr(management, "MAX_CLIENTS", 1)
 
     async def scenario(served):
-        with Client(path, 10) as first:
+        with Client(path, 60) as first:
             # An answer: the first is connected by now.
             await asyncio.to_thread(partial(first.call, "control.show"))
             with pytest.raises(MpnetError, match="1 clients are connected already"):
@@ -334,7 +334,7 @@ def test_another_user_is_refused_by_the_kernels_word(tmp_path, path):
 
     def ask():
         os.setresuid(nobody, nobody, nobody)
-        with Client(Path("control.sock"), 10) as client:
+        with Client(Path("control.sock"), 60) as client:
             client.call("control.show")
 
     def in_child():

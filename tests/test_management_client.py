@@ -37,7 +37,7 @@ def test_a_bad_answer_is_an_error(tmp_path, data, expected):
     with bind_unix(path) as listener:
         thread = threading.Thread(target=_answering(data), args=(listener,))
         thread.start()
-        with Client(path, 10) as client, pytest.raises(MpnetError, match=expected):
+        with Client(path, 60) as client, pytest.raises(MpnetError, match=expected):
             client.call("control.show")
         thread.join()
 

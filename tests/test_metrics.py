@@ -16,12 +16,16 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
 from mpnet.control.exporter import Exporter
+from mpnet.control.exposition import Exposition, Reading
+from mpnet.control.families import FAMILIES
 from mpnet.control.metrics import Metrics
+from mpnet.control.usage import Usages
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.rpc.management import METHODS
 from mpnet.segment.layout import (
     BURST_BUCKETS,
+    MESSAGE_BUCKETS_NS,
     ROUND_BUCKETS_NS,
     DropReason,
     Engine,
@@ -193,6 +197,34 @@ def test_the_stage_of_the_negotiation_is_told(metrics, segment):
     stages = {dict(labels)["stage"]: value for labels, value in page.of("mpnet_device_negotiation").items()}
     assert stages == {"listening": 0, "connected": 0, "features": 0, "memory": 1, "running": 0}
     assert page.value("mpnet_device_connections_total", device=segment.name) == 3
+
+
+def test_the_messages_of_front_ends_are_a_histogram_in_seconds(metrics, segment):
+    segment.header.messages[:] = range(1, len(MESSAGE_BUCKETS_NS) + 2)
+    segment.header.message_ns = 1_500_000_000
+    page, labels = scrape(metrics), {"device": segment.name}
+    name = "mpnet_device_message_duration_seconds"
+    bounds = [*(str(bound / 1e9) for bound in MESSAGE_BUCKETS_NS), "+Inf"]
+    values = [page.value(f"{name}_bucket", **labels, le=bound) for bound in bounds]
+    assert values == list(itertools.accumulate(range(1, len(MESSAGE_BUCKETS_NS) + 2)))
+    assert page.value(f"{name}_sum", **labels) == 1.5
+
+
+def test_an_offer_that_changes_during_a_scrape_changes_none_of_it(segment):
+    segment.header.offered_features, segment.header.features = mask(Feature.MQ, Feature.MAC), mask(Feature.MAC)
+    reading = Reading(segment, segment.header.copy(), Usages().sample(segment))
+    segment.header.offered_features, segment.header.features = mask(Feature.MTU), 0
+    text = Exposition(FAMILIES).text([reading], openmetrics=False)
+    lines = {line for line in text.splitlines() if line.startswith("mpnet_device_feature_enabled")}
+    of = f'mpnet_device_feature_enabled{{device="{segment.name}",feature='
+    assert lines == {f'{of}"MQ"}} 0', f'{of}"MAC"}} 1'}
+
+
+def test_who_serves_a_queue_pair_is_told(metrics, segment):
+    segment.rings[2].worker = 2
+    page = scrape(metrics)
+    told = [page.value("mpnet_queue_worker", device=segment.name, queue=str(pair)) for pair in range(PAIRS)]
+    assert told == [-1, 1]
 
 
 def test_a_ring_that_is_served_and_one_that_is_broken_differ(metrics, segment):

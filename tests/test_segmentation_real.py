@@ -122,7 +122,7 @@ def test_a_superframe_of_the_driver_reaches_its_socket_as_datagrams(device: Runn
     content = random.Random(version).randbytes(25_050)
     with udp_socket(version) as sock, Driver.connect(device.socket, Setup(features=DRIVERS["uso"])) as driver:
         sock.bind((host, 9))
-        sock.settimeout(10)
+        sock.settimeout(60)
         network = IP(src=guest, dst=host) if version == 4 else IPv6(src=guest, dst=host)
         packet = superframe(Kind(tcp=False, ipv6=version == 6), 1000, content, network)
         header = NetHeader(

@@ -23,8 +23,7 @@ from mpnet.segment.segment import Segment
 from mpnet.top.history import History, sparkline
 from mpnet.top.rates import Sampler, Snapshot
 from mpnet.top.tables import number
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.real.terminal import Terminal
 
 
@@ -62,6 +61,8 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     assert sampler.sample().devices[0].queues[2].rx.packets == 0
     tx, worker = segment.rings[5], segment.workers[0]
     segment.rings[4].packets += 300
+    for ring, serves in enumerate((1, 1, 2, 2, 1, 1, 0, 0)):
+        segment.rings[ring].worker = serves
     tx.bytes += 4000
     tx.drops[DropReason.TAP_DOWN] += 7
     tx.state, tx.fault = RingState.BROKEN, Fault.CHAIN_LOOP
@@ -70,7 +71,7 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     worker.pid, worker.heartbeat_ns = os.getpid(), time.monotonic_ns()
     snapshot = sampler.sample()
     (device,) = snapshot.devices
-    assert [(queue.queue, queue.worker) for queue in device.queues] == [(0, 0), (1, 1), (2, 0), (3, 1)]
+    assert [(queue.queue, queue.worker) for queue in device.queues] == [(0, 0), (1, 1), (2, 0), (3, None)]
     queue = device.queues[2]
     expect_rate(queue.rx.packets, 300, snapshot)
     expect_rate(queue.tx.bits, 32_000, snapshot)
@@ -78,7 +79,8 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     assert (queue.tx.state, queue.tx.fault, queue.tx.total_drops) == ("broken", "chain_loop", {"tap_down": 7})
     first, second = device.workers
     assert (first.batch, first.queues, first.alive) == (3.5, [0, 2], True)
-    assert (second.batch, second.queues, second.alive) == (0, [1, 3], False)
+    expect_rate(first.packets, 35, snapshot)
+    assert (second.batch, second.queues, second.alive) == (0, [1], False)
 
 
 def test_a_device_that_comes_back_has_no_rates_of_the_last_one() -> None:
@@ -121,15 +123,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def device(folder: Path) -> Iterator[Running]:
-    with network_namespace(), tap("tap0"), Running(folder, "tap0", queue_pairs=2) as running:
+def device() -> Iterator[Running]:
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 
 def test_a_stream_of_json_tells_the_rates(device: Running) -> None:
     command = [MPNET, "top", "net0", "--json-stream", "--count", "2", "--interval", "0.3"]
     with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver, traffic(driver):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     looks = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(looks) == 2
     for look in looks:
@@ -137,7 +139,8 @@ def test_a_stream_of_json_tells_the_rates(device: Running) -> None:
         assert (shown["device"], shown["state"], shown["enabled_pairs"]) == ("net0", "running", 2)
         assert shown["queues"][0]["tx"]["packets"] > 0
         assert shown["queues"][1]["tx"]["packets"] == 0
-        assert shown["workers"][0]["packets"] == pytest.approx(shown["queues"][0]["tx"]["packets"], rel=0.2)
+        assert shown["workers"][0]["packets"] > 0
+        assert [queue["worker"] for queue in shown["queues"]] == [0, 1]
         assert [worker["pid"] for worker in shown["workers"]] == device.workers()
 
 
@@ -147,6 +150,28 @@ def rows(screen: str, pattern: str) -> list[str]:
 
 
 QUEUE = r"^ *net0 +[01] "
+
+
+def expect_order(terminal: Terminal, heading: str, queues: str) -> None:
+    """Wait until the queues are listed in this order under a heading; a screen is drawn in several steps."""
+
+    def listed() -> bool:
+        screen = terminal.screen
+        return heading in screen and "".join(row.split()[1] for row in rows(screen, QUEUE)) == queues
+
+    wait_until(listed, f"queues in the order {queues} under {heading}")
+
+
+def still(terminal: Terminal) -> str:
+    """A screen that is drawn to its end: two looks at it are the same."""
+    looks = [""]
+
+    def same() -> bool:
+        looks.append(terminal.screen)
+        return looks[-1] == looks[-2]
+
+    wait_until(same, "the screen stands still")
+    return looks[-1]
 
 
 def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
@@ -161,14 +186,18 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
                 terminal.type("s")
             terminal.expect("rx pps▼")
             terminal.type("s")
-            assert re.search("net0 +0", rows(terminal.expect("tx pps▼"), QUEUE)[0])
+            expect_order(terminal, "tx pps▼", "01")
             terminal.type("r")
-            assert re.search("net0 +1", rows(terminal.expect("tx pps▲"), QUEUE)[0])
+            expect_order(terminal, "tx pps▲", "10")
 
             terminal.type("p")
-            held = terminal.expect("PAUSED")
+            terminal.expect("PAUSED")
+            held = still(terminal)
             terminal.type("r")
-            assert rows(terminal.expect("tx pps▼", "PAUSED"), QUEUE) == rows(held, QUEUE)[::-1]
+            terminal.expect("tx pps▼", "PAUSED")
+            wait_until(
+                lambda: rows(terminal.screen, QUEUE) == rows(held, QUEUE)[::-1], "the same in the other order"
+            )
             terminal.type("p")
             wait_until(lambda: "PAUSED" not in terminal.screen, "it goes on")
 
@@ -204,6 +233,6 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
 
 
 def test_without_a_terminal_it_names_what_to_do() -> None:
-    done = subprocess.run([MPNET, "top"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([MPNET, "top"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "--json-stream" in done.stderr

@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +22,7 @@ from mpnet.segment.attachments import Attachments
 from mpnet.segment.layout import TRACE_BYTES, TRACE_ENTRIES, Fault, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import KINDS, VALUES, Event, Kind, Trace
-from tests.real.netns import network_namespace, tap
-from tests.real.running import MPNET, Running, wait_until
+from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.worker_harness import Harness
 
 FRAME = Frame(bytes(60))
@@ -82,7 +79,8 @@ def test_an_event_of_another_version_is_told_by_its_number() -> None:
 
 
 def kinds(events: list[Event]) -> list[str]:
-    return [KINDS[event.kind] for event in events]
+    """What happened; a busy machine may stall a worker at any time."""
+    return [KINDS[event.kind] for event in events if event.kind != Kind.STALLED]
 
 
 def test_a_worker_tells_what_it_is_made_to_do() -> None:
@@ -106,7 +104,9 @@ def test_a_worker_tells_what_it_is_made_to_do() -> None:
         assert events[2].named_values() == {"regions": 1, "bytes": 16 << 20}
         assert [event.subject for event in events[3:]] == [0, 1, 0, 1, 0]
         assert events[3].named_values() == {"entries": 64, "place": 0}
+        assert harness.segment.rings.worker.tolist() == [1, 1, 1], "and that it serves them"
         harness.stop_worker()
+        assert harness.segment.rings.worker.tolist() == [0, 0, 0]
         assert kinds(trace.read(len(events))[0]) == ["worker_stopped"]
         harness._start_worker()
         assert kinds(trace.read(len(events) + 1)[0]) == ["worker_started", "pair_attached", "memory_set"]
@@ -130,7 +130,7 @@ def test_bursts_are_traced_while_that_is_asked_for() -> None:
         trace = harness.segment.traces[0]
         before = trace.count
         harness.sender.send([FRAME] * 3)
-        assert trace.count == before
+        assert kinds(trace.read(before)[0]) == []
         harness.ask(TraceBursts(on=True))
         harness.sender.send([FRAME] * 5)
         harness.ask(TraceBursts(on=False))
@@ -144,19 +144,14 @@ def test_bursts_are_traced_while_that_is_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        network_namespace(),
-        tap("tap0"),
-        Running(Path(folder), "tap0", queue_pairs=2) as running,
-    ):
+    with running_on_tap(queue_pairs=2) as running:
         yield running
 
 
 def read_trace(*words: str) -> list[dict[str, Any]]:
     """What ``mpnet trace --json`` prints."""
     result = subprocess.run(
-        [MPNET, "trace", "--json", *words], capture_output=True, text=True, timeout=60, check=True
+        [MPNET, "trace", "--json", *words], capture_output=True, text=True, timeout=120, check=True
     )
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -168,7 +163,8 @@ def test_bursts_are_traced_as_long_as_the_command_runs(device: Running) -> None:
         before = [trace.count for trace in traces]
         driver.send(0, [FRAME.data])
         driver.send(1, [FRAME.data])
-        return sum(trace.count - count for trace, count in zip(traces, before, strict=True))
+        new = (trace.read(count)[0] for trace, count in zip(traces, before, strict=True))
+        return sum(kinds(events).count("burst") for events in new)
 
     with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
         assert new_bursts(driver) == 0
@@ -211,11 +207,11 @@ def test_the_command_tells_a_restart_and_what_a_crash_left(device: Running) -> N
         (0, "rx", 256),
         (0, "tx", 256),
     ]
-    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=60, check=True).stdout
+    text = subprocess.run([MPNET, "trace"], capture_output=True, text=True, timeout=120, check=True).stdout
     assert len(text.splitlines()) == len(events)
     assert f"worker_ended      of 1        pid={killed} reason=killed\n" in text
     leftovers.clear("net0", get_log())
-    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run([MPNET, "trace", "net0"], capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode == 1
     assert "no shared memory /mpnet.net0" in refused.stderr
 

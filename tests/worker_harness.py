@@ -31,6 +31,8 @@ FEATURES = mask(
     Feature.GUEST_CSUM,
 )
 HEADER_BYTES = 12
+PATIENCE = 60.0
+"""Seconds: a limit for what hangs."""
 assert warm  # compiled before any test waits for it
 
 
@@ -61,7 +63,7 @@ class Harness:
         self.sender = Sender(self.tx, header)
         self.receiver = Receiver(self.rx, header, mergeable=has(features, Feature.MRG_RXBUF))
         self.tap, self._tap_queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.tap.settimeout(10)
+        self.tap.settimeout(PATIENCE)
         self._tap_queue.settimeout(0)
         for end in (self.tap, self._tap_queue):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -72,7 +74,7 @@ class Harness:
 
     def _start_worker(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(10)
+        ours.settimeout(PATIENCE)
         theirs.settimeout(0)
         self.channel = Channel(ours, Report)
         self.worker = Worker(self.segment, 0, Channel(theirs, Request))
@@ -98,7 +100,7 @@ class Harness:
         """End the worker in good order."""
         if self._thread.is_alive():
             self.ask(Shutdown())
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self.worker.close()
         self.channel.close()

@@ -53,7 +53,8 @@ def serve(ctx: Context) -> None:
                 attention = _wait(ctx, 0)
                 looked = ended
         else:
-            attention = _wait(ctx, 0 if busy else HEARTBEAT_MS)
+            # A ring that broke is reported at once, though nothing else may happen for long.
+            attention = _wait(ctx, 0 if busy or worker.broken else HEARTBEAT_MS)
         if attention or worker.broken:
             return
         # What it slept is no part of a round; looking for events in between is.

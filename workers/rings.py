@@ -56,6 +56,7 @@ class Rings:
             self._ctx.rings[index].backend = _BACKENDS[backend]
             self._ctx.rings[index].spill = self._segment.spill_address(pair)
         self._list_pairs()
+        self._say_who_serves(pair, self._ctx.worker[0].slot + 1)
 
     def detach_pair(self, pair: int) -> None:
         """Forget a queue pair and its rings; their place stays in shared memory for whoever is next."""
@@ -67,6 +68,7 @@ class Rings:
             self._writer.set_queue(pair, -1)
             os.close(tap_fd)
         self._list_pairs()
+        self._say_who_serves(pair, 0)
 
     def set_ring(self, spec: SetRing, fds: Sequence[int]) -> None:
         """Start or change a ring; ``fds`` are owned from here on.
@@ -123,6 +125,10 @@ class Rings:
     def _rings_of(self, pair: int) -> list[int]:
         rings = [2 * pair, 2 * pair + 1]
         return [*rings, self._control_index] if pair == 0 else rings
+
+    def _say_who_serves(self, pair: int, worker: int) -> None:
+        for index in self._rings_of(pair):
+            self._ctx.shared[index].worker = worker
 
     def _list_pairs(self) -> None:
         for i, pair in enumerate(sorted(self._taps)):

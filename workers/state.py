@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpnet.jit import uring
+from mpnet.jit.bundle import bundle, make_table
 from mpnet.segment import layout
 from mpnet.virtio import split_ring
 
@@ -46,6 +47,7 @@ EPOLL_DATA_OFFSET = EPOLL_EVENT_BYTES - 8
 
 WORKER = np.dtype(
     [
+        ("slot", "i8"),  # its number among the workers of the device
         ("epoll_fd", "i8"),
         ("memory_lost", "i8"),  # pages that vanished under us, counted by the SIGBUS handler
         ("memory_lost_seen", "i8"),
@@ -204,6 +206,7 @@ SUPERFRAME = np.dtype(
 CHAIN = np.dtype([("buffer_id", "i8"), ("span", "i8"), ("end", "i8"), ("bytes", "i8")])
 
 
+@bundle
 class Context(NamedTuple):
     """Everything compiled code works on; a numba argument, so the order and the types are fixed.
 
@@ -220,6 +223,7 @@ class Context(NamedTuple):
         flows: the frame last seen of each flow of the tx burst, by hash; ``burst * TX_FRAMES + number``.
         superframe: one ``SUPERFRAME`` record: what is being segmented.
         uring: one ``uring.RING`` record, whose ``fd`` is -1 where writes are not batched.
+        table: where all of these are, for compiled code.
     """
 
     worker: Any
@@ -234,6 +238,7 @@ class Context(NamedTuple):
     flows: Any
     superframe: Any
     uring: Any
+    table: Any
 
 
 class Scratch:
@@ -282,17 +287,18 @@ def make_context(shared: Any, stats: Any, scratch: Scratch) -> Context:
     private = scratch.allocate(2 * PRIVATE_BYTES * TX_FRAMES)
     for number, frame in enumerate(frames):
         frame.private = private + 2 * PRIVATE_BYTES * number
-    return Context(
-        worker=worker,
-        rings=_records(RING, len(shared)),
-        shared=shared,
-        stats=stats,
-        regions=_records(REGION, MAX_REGIONS),
-        window=_records(WINDOW, 1),
-        chains=_records(CHAIN, RING_BURST + split_ring.MAX_SIZE),
-        pairs=np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
-        frames=frames,
-        flows=np.zeros(FLOW_SLOTS, np.int64),
-        superframe=superframe,
-        uring=uring.make_state(),
-    )
+    members = {
+        "worker": worker,
+        "rings": _records(RING, len(shared)),
+        "shared": shared,
+        "stats": stats,
+        "regions": _records(REGION, MAX_REGIONS),
+        "window": _records(WINDOW, 1),
+        "chains": _records(CHAIN, RING_BURST + split_ring.MAX_SIZE),
+        "pairs": np.zeros(layout.MAX_QUEUE_PAIRS, np.int64),
+        "frames": frames,
+        "flows": np.zeros(FLOW_SLOTS, np.int64),
+        "superframe": superframe,
+        "uring": uring.make_state(),
+    }
+    return Context(**members, table=make_table(list(members.values())))

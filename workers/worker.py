@@ -52,6 +52,7 @@ class Worker:
         self._channel: Channel | None = channel
         self._scratch = Scratch()
         self.ctx = make_context(segment.rings, segment.workers[slot : slot + 1], self._scratch)
+        self.ctx.worker[0].slot = slot
         self.ctx.worker[0].trace_ring = segment.trace_address(slot)
         self._memory = GuestMemory(self.ctx)
         self.watch = Watch(self.ctx)

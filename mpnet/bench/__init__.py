@@ -1,1 +1,1 @@
-"""``mpnet bench``: the same work on mpnet and on its peers, in turn, and how they compare."""
+"""What experiments and ``mpnet bench`` measure: mpnet and its peers, and the work that is done on them."""

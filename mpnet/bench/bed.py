@@ -15,6 +15,8 @@ NOWHERE = "198.19.0.1"
 """An address the host has a black hole for: frames to it are dropped once they are routed."""
 _NOWHERE_NET = "198.19.0.0/16"
 PREFIX_BITS = 24
+_RECEIVED_BYTES, _SENT_PACKETS = 0, 9
+"""Places in an interface's line of /proc/net/dev."""
 _FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 0}
 
 
@@ -38,10 +40,17 @@ class Wire:
 
     def received(self) -> int:
         """Bytes of frames that the host has taken from the TAP so far."""
+        return self._counters()[_RECEIVED_BYTES]
+
+    def taken(self) -> int:
+        """Frames from the host that the device has taken from the TAP so far."""
+        return self._counters()[_SENT_PACKETS]
+
+    def _counters(self) -> list[int]:
         for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
             name, _, counters = line.partition(":")
             if name.strip() == self.name:
-                return int(counters.split()[0])
+                return [int(word) for word in counters.split()]
         raise LookupError(self.name)
 
 

@@ -37,11 +37,13 @@ class Figure:
 
     Args:
         name: behind the case's own, or empty.
+        measure: what experiments call it.
         unit: of its samples.
         lower: less is better.
     """
 
     name: str = ""
+    measure: str
     unit: str
     lower: bool = False
 
@@ -107,11 +109,13 @@ class Case:
         )
 
 
-_PPS = (Figure(unit="pps"),)
-_GBPS = (Figure(unit="Gbps"),)
-_RTT = tuple(Figure(name=name, unit="us", lower=True) for name in ("p50", "p99", "p99.9"))
+_PPS = (Figure(measure="pps", unit="pps"),)
+_GBPS = (Figure(measure="gbps", unit="Gbps"),)
+_RTT = tuple(
+    Figure(name=name, measure=f"rtt_{name}_us", unit="us", lower=True) for name in ("p50", "p99", "p99.9")
+)
 
-_RING = (Figure(unit="pps"), Figure(name="cost", unit="ns/packet", lower=True))
+_RING = (*_PPS, Figure(name="cost", measure="cpu_ns_per_packet", unit="ns/packet", lower=True))
 _WAYS = {"tx": "consumed by the device", "echo": "sent back by the device"}
 _DRIVERS: tuple[tuple[Kind, str, str], ...] = (
     ("ring", "", "the embedded driver"),
@@ -157,7 +161,7 @@ _UDP_SUPERFRAMES = Case(
     about="UDP datagrams of 1514 B, 4 flows, given to the kernel 44 at a time, to a guest without USO",
 )
 
-CASES = (
+_ALL = (
     Case(
         name="tx-64-flows",
         kind="tx",
@@ -225,17 +229,20 @@ CASES = (
     Case(
         name="guest-tcp",
         kind="guest-tcp",
-        figures=(Figure(name="tx", unit="Gbps"), Figure(name="rx", unit="Gbps")),
+        figures=(
+            Figure(name="tx", measure="tx_goodput_gbps", unit="Gbps"),
+            Figure(name="rx", measure="rx_goodput_gbps", unit="Gbps"),
+        ),
         about="one TCP stream of iperf3 from and to a stock Linux guest in QEMU",
     ),
     Case(
         name="scale",
         kind="scale",
         figures=(
-            Figure(name="one-worker", unit="pps"),
-            Figure(name="two-workers", unit="pps"),
-            Figure(name="one-worker-cost", unit="ns/packet", lower=True),
-            Figure(name="two-workers-cost", unit="ns/packet", lower=True),
+            Figure(name="one-worker", measure="one_worker_pps", unit="pps"),
+            Figure(name="two-workers", measure="two_workers_pps", unit="pps"),
+            Figure(name="one-worker-cost", measure="one_worker_ns_per_packet", unit="ns/packet", lower=True),
+            Figure(name="two-workers-cost", measure="two_workers_ns_per_packet", unit="ns/packet", lower=True),
         ),
         flows=512,
         queue_pairs=2,
@@ -245,14 +252,15 @@ CASES = (
         name="idle",
         kind="idle",
         figures=(
-            Figure(name="cpu", unit="% of a core", lower=True),
-            Figure(name="memory", unit="MiB/worker", lower=True),
-            Figure(name="recovery", unit="ms", lower=True),
+            Figure(name="cpu", measure="idle_percent", unit="% of a core", lower=True),
+            Figure(name="memory", measure="worker_mib", unit="MiB/worker", lower=True),
+            Figure(name="recovery", measure="recovery_ms", unit="ms", lower=True),
         ),
         queue_pairs=64,
         about="64 queue pairs without traffic: processor time, private memory, SIGKILL of a worker to service",
     ),
 )
+CASES = {case.name: case for case in _ALL}
 """In the order they are run."""
-NAMES = (*(case.name for case in CASES), *dict.fromkeys(case.group for case in CASES if case.group))
+NAMES = (*CASES, *dict.fromkeys(case.group for case in _ALL if case.group))
 """What people may ask for: cases and groups of them."""

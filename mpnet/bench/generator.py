@@ -39,6 +39,7 @@ STATE = np.dtype(
         ("window", "i8"),  # bytes of payload under way at most
         ("burst", "i8"),
         ("sent", "i8"),  # bytes of payload, less what was given up for lost
+        ("lost", "i8"),  # bytes of payload that were
         ("received", "i8"),  # bytes of payload the other side had at last look
         ("stuck", "i8"),  # looks without progress
     ]
@@ -114,6 +115,7 @@ def generate(sender: Generator, received: int) -> int:
     if state.sent - received > state.window - state.burst * state.payload:
         state.stuck += 1
         if state.stuck > _PATIENCE:
+            state.lost += state.sent - received
             state.sent = received
             state.stuck = 0
         return 0

@@ -4,21 +4,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from mpnet.bench.bed import NO_WIRE, Bed
+from mpnet.bench.bed import Bed
 from mpnet.bench.case import RING_SIZE, Case
 from mpnet.bench.scale import processor_ns
 from mpnet.bench.system import Endpoint, Turn
-from mpnet.bench.testpmd import Forwarder, Telemetry, testpmd
+from mpnet.bench.testpmd import Forwarder, Telemetry, testpmd, virtio_user
 from mpnet.bench.work import NEVER_SLEEP, warm
-from mpnet.errors import MpnetError
 from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.traffic import Plan, Report, Traffic
 from mpnet.virtio.features import Feature, has
 
 _DRIVER_BURST = 128
 """Frames that testpmd handles at a time; what circulates in an echo is one burst of them."""
-_START_SECONDS = 30.0
-_LOOK_SECONDS = 0.02
 
 
 def ring(bed: Bed, endpoint: Endpoint, case: Case) -> AbstractContextManager[Turn]:
@@ -41,7 +38,7 @@ def _embedded(endpoint: Endpoint, case: Case) -> Iterator[Turn]:
     setup = Setup(ring_size=RING_SIZE, features=case.features)
     plan = Plan(receive=case.echo, check=False, spins=NEVER_SLEEP)
     with Driver.connect(endpoint.path, setup) as driver:
-        traffic = Traffic(driver.pairs[0], case.stream(NO_WIRE), plan)
+        traffic = Traffic(driver.pairs[0], case.stream(endpoint.wire), plan)
 
         def run(seconds: float) -> tuple[int, float]:
             report: Report = traffic.run(seconds)
@@ -72,34 +69,20 @@ def _virtio_user(bed: Bed, endpoint: Endpoint, case: Case) -> Iterator[Turn]:
             finally:
                 program.sleep()
 
-        _wait(moved)
+        telemetry.wait()
         program.sleep()
         yield turn
 
 
 def _driver(bed: Bed, endpoint: Endpoint, case: Case) -> Forwarder:
-    packed = int(has(case.features, Feature.RING_PACKED))
-    words = f"queues=1,queue_size={RING_SIZE},packed_vq={packed},mrg_rxbuf=1,in_order=0"
+    packed = has(case.features, Feature.RING_PACKED)
     return Forwarder(
         name=f"{endpoint.path.stem}-driver",  # each device has a driver of its own
-        ports=[f"net_virtio_user0,path={endpoint.path},{words}"],
-        cpu=bed.driver_cpu,
+        ports=[virtio_user(endpoint.path, queue_pairs=1, ring_size=RING_SIZE, packed=packed)],
+        cpus=[bed.driver_cpu],
         mode="io" if case.echo else "txonly",
         options=[
             f"--txpkts={case.frame_bytes}",
             *(["--tx-first", f"--burst={_DRIVER_BURST}"] if case.echo else []),
         ],
     )
-
-
-def _wait(moved: Callable[[], int]) -> None:
-    """Wait until frames move.
-
-    Raises:
-        MpnetError: none does.
-    """
-    deadline = time.monotonic() + _START_SECONDS
-    while not moved():
-        if time.monotonic() > deadline:
-            raise MpnetError(f"DPDK's driver has moved no frame in {_START_SECONDS:.0f} s")
-        time.sleep(_LOOK_SECONDS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from mpnet.bench.bed import Bed, Wire
+from mpnet.bench.bed import NO_WIRE, Bed, Wire
 from mpnet.bench.case import Case
 from mpnet.guest.driver import QueuePair
 
@@ -42,19 +42,23 @@ class System(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A virtio-net device with no TAP that waits for a driver.
+    """A virtio-net device that waits for a driver.
 
     Attributes:
         path: its vhost-user socket.
-        family: gives the ids of its processes; the one that moves packets first.
+        family: gives the ids of its processes; those that move packets first, in order of queue pair.
+        wire: its TAP; ``NO_WIRE`` where it has none.
         wake: called before each turn.
         sleep: called after each turn.
+        segment: name of its counters in shared memory; empty where it is not mpnet's.
     """
 
     path: Path
     family: Callable[[], list[int]]
+    wire: Wire = NO_WIRE
     wake: Callable[[], None] = field(default=lambda: None)
     sleep: Callable[[], None] = field(default=lambda: None)
+    segment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class Device:
     """A virtio-net device with the embedded driver attached.
 
     Attributes:
-        wire: its TAP.
+        wire: its TAP; ``NO_WIRE`` where it has none.
         pairs: its queue pairs, started.
         family: gives the ids of its processes; those that move packets first, in order of queue pair.
         wake: called before each turn.

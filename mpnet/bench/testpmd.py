@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpnet.bench.bed import Bed
+from mpnet.bench.bed import GUEST_MAC, Bed
 from mpnet.bench.case import RING_SIZE
 from mpnet.bench.child import Child, child
 from mpnet.errors import MpnetError
@@ -20,25 +20,44 @@ START_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 _ANSWER_BYTES = 1 << 14
 _PORT_STATISTICS = "/ethdev/stats"
+_LEAST_BUFFERS = 16384
+_BUFFER_BYTES = 2432
+"""That a frame's buffer takes in testpmd's memory, of which half is for other things."""
+_LEAST_MIB = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forwarder:
-    """What a testpmd does; one processor polls all its ports.
+    """What a testpmd does.
 
     Args:
         name: of its files; every running one has its own.
         ports: device strings, in order.
-        cpu: where it polls.
+        cpus: where it polls; each has its share of the queues.
         mode: forwarding mode, as "io" or "txonly".
+        queue_pairs: of each port.
+        ring_size: descriptors of each ring.
         options: further options.
     """
 
     name: str
     ports: Sequence[str]
-    cpu: int
+    cpus: Sequence[int]
     mode: str
+    queue_pairs: int = 1
+    ring_size: int = RING_SIZE
     options: Sequence[str] = ()
+
+    @property
+    def buffers(self) -> int:
+        """Frames that it has room for: its rings full, and as many in its hands."""
+        return max(_LEAST_BUFFERS, 4 * len(self.ports) * self.queue_pairs * self.ring_size)
+
+
+def virtio_user(path: Path, *, queue_pairs: int, ring_size: int, packed: bool, mergeable: bool = True) -> str:
+    """The device string of a port that drives the device at a vhost-user socket."""
+    words = f"queues={queue_pairs},queue_size={ring_size},packed_vq={packed:d},mrg_rxbuf={mergeable:d},in_order=0"
+    return f"net_virtio_user0,path={path},mac={GUEST_MAC.hex(':')},{words}"
 
 
 @contextmanager
@@ -51,16 +70,23 @@ def testpmd(bed: Bed, forwarder: Forwarder) -> Iterator[Child]:
 
 def _command(bed: Bed, forwarder: Forwarder) -> list[str]:
     ports = [word for port in forwarder.ports for word in ("--vdev", port)]
+    cores = ",".join(f"{number}@{cpu}" for number, cpu in enumerate(forwarder.cpus, 1))
     return [
         # Its own files would be left in /var/run/dpdk.
         *("env", f"RUNTIME_DIRECTORY={bed.folder}", str(debian.program(PROGRAM))),
         # Its buffers lie in plain pages: huge ones are rarely set aside. In one file: vhost-user passes on few.
-        *("--no-pci", "--no-huge", "-m", "512", "--single-file-segments"),
-        *("--lcores", f"0@{bed.driver_cpu},1@{forwarder.cpu}", f"--file-prefix={_prefix(bed, forwarder.name)}"),
-        *(*ports, "--", "--nb-cores=1", f"--forward-mode={forwarder.mode}", "--auto-start"),
-        *("--total-num-mbufs=16384", "--stats-period=3600", f"--txd={RING_SIZE}", f"--rxd={RING_SIZE}"),
+        *("--no-pci", "--no-huge", "-m", str(_memory_mib(forwarder)), "--single-file-segments"),
+        *("--lcores", f"0@{bed.driver_cpu},{cores}", f"--file-prefix={_prefix(bed, forwarder.name)}"),
+        *(*ports, "--", f"--nb-cores={len(forwarder.cpus)}", f"--forward-mode={forwarder.mode}", "--auto-start"),
+        *(f"--total-num-mbufs={forwarder.buffers}", "--stats-period=3600"),
+        *(f"--txd={forwarder.ring_size}", f"--rxd={forwarder.ring_size}"),
+        *(f"--rxq={forwarder.queue_pairs}", f"--txq={forwarder.queue_pairs}"),
         *forwarder.options,
     ]
+
+
+def _memory_mib(forwarder: Forwarder) -> int:
+    return max(_LEAST_MIB, forwarder.buffers * _BUFFER_BYTES >> 19)
 
 
 def _prefix(bed: Bed, name: str) -> str:
@@ -85,11 +111,23 @@ class Telemetry:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def packets(self, port: int = 0) -> tuple[int, int]:
-        """Packets that a port has received and sent so far."""
-        self._socket.send(f"{_PORT_STATISTICS},{port}".encode())
+    def packets(self) -> tuple[int, int]:
+        """Packets that its first port has received and sent so far."""
+        self._socket.send(f"{_PORT_STATISTICS},0".encode())
         answer: dict[str, Any] = json.loads(self._socket.recv(_ANSWER_BYTES))[_PORT_STATISTICS]
         return int(answer["ipackets"]), int(answer["opackets"])
+
+    def wait(self) -> None:
+        """Wait until packets move.
+
+        Raises:
+            MpnetError: none does.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not any(self.packets()):
+            if time.monotonic() > deadline:
+                raise MpnetError(f"DPDK's driver has moved no frame in {START_SECONDS:.0f} s")
+            time.sleep(_LOOK_SECONDS)
 
 
 def _connect(path: Path, program: Child) -> socket.socket:

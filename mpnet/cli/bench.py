@@ -1,22 +1,30 @@
 """``mpnet bench``: this machine, mpnet against its peers, ratios in one run."""
 
-from typing import Any
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mpnet import namespace
 from mpnet.bench.case import NAMES
 from mpnet.cli.options import json_output, print_json
+from mpnet.cli.trials import follow, write_columns
+from mpnet.errors import MpnetError
+from mpnet.experiment.local import run_here
+from mpnet.experiment.results import read_records
 from mpnet.interrupt import Interrupted, interruptible
+
+if TYPE_CHECKING:
+    from mpnet.experiment.benchmark import Benchmark
 
 _SIGNAL_STATUS = 128
 _PEERS = ("limit", "qemu", "dpdk")
-"""Told here too: systems import numpy, whose threads would keep an ordinary user out of a namespace."""
+"""Told here too: the systems take half a second to import."""
 
 
 @click.command()
@@ -52,40 +60,55 @@ _PEERS = ("limit", "qemu", "dpdk")
     envvar="MPNET_DURATION",
     help="Seconds of a turn.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    envvar="MPNET_OUTPUT",
+    help="Keep every turn in this folder, for 'mpnet experiment report' and 'compare'; an earlier run of the "
+    "same in it is gone on with.",
+)
 @json_output
 @click.pass_context
-def bench(ctx: click.Context, /, as_json: bool, **chosen: Any) -> None:
+def bench(ctx: click.Context, /, output: Path | None, as_json: bool, **chosen: Any) -> None:
     """Measure mpnet and its peers at the same work, in turn, and compare.
 
     A ratio above 1 says that mpnet is that many times better, for time and cost too. Nothing outside the bench's
     own network namespace is touched, and nothing is left behind.
     """
     talk = Console(stderr=True, highlight=False)
-    try:
-        with interruptible():
-            namespace.enter()
-            # Only here: a user namespace is entered before numpy, or the progress bar, starts threads.
-            from mpnet.bench.bench import Choice, run  # noqa: PLC0415
+    # Only here: the systems take half a second to import.
+    from mpnet.experiment.benchmark import Choice, benchmark, document  # noqa: PLC0415
 
-            with _bar(talk) as bar:
-                task = bar.add_task("starting", total=None)
-                document = run(
-                    Choice(**chosen),
-                    lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
-                )
+    made = benchmark(Choice(**chosen))
+    try:
+        with (
+            interruptible(),
+            nullcontext(output) if output else tempfile.TemporaryDirectory(prefix="mpnet-bench-") as folder,
+        ):
+            _run(talk, made, Path(folder))
+            whole = msgspec.to_builtins(document(made, read_records(Path(folder))))
     except Interrupted as interrupted:
         talk.print(f"\nended by signal {interrupted.number}; everything is taken down again")
         ctx.exit(_SIGNAL_STATUS + interrupted.number)
-    whole = msgspec.to_builtins(document)
+    if output:
+        write_columns(talk, output)
+        talk.print(f"next: mpnet experiment report {output}", soft_wrap=True)
     if as_json:
         print_json(whole)
     else:
         _print(whole)
 
 
-def _bar(talk: Console) -> Progress:
-    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn()
-    return Progress(*columns, TextColumn("{task.description}"), console=talk, transient=True)
+def _run(talk: Console, made: "Benchmark", path: Path) -> None:
+    """Run every turn that is not in the folder yet.
+
+    Raises:
+        MpnetError: one failed.
+    """
+    for record in follow(talk, made.sweep, path, run_here):
+        if record.error:
+            raise MpnetError(f"{record.factors['case']} on {record.factors['system']}: {record.error}")
 
 
 def _print(whole: dict[str, Any]) -> None:

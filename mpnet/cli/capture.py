@@ -2,17 +2,15 @@
 
 import contextlib
 import heapq
-import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import BinaryIO
+from types import FrameType, MappingProxyType
 
 import click
 
@@ -86,7 +84,7 @@ def capture(
     to it, or that the host left to the guest, are not finished. What finds no room is counted, not waited for.
     """
     with contextlib.ExitStack() as stack:
-        file = _open(target, stack)
+        fd = _open(target, stack)
         client = stack.enter_context(Client(socket or default_socket_path()))
         queues = client.call(
             "capture.start",
@@ -96,27 +94,48 @@ def capture(
             snaplen=snaplen,
             lane_bytes=buffer << 20,
         )["queues"]
-        recorder = _Recorder(device, queues, Capture.attach(device), file)
-        # Not an exception: it could come in the middle of a block.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda _number, _frame: recorder.stop())
+        recorder = _Recorder(device, queues, Capture.attach(device), fd)
+        _on_signals(recorder.stop)
         try:
             recorder.write(recorder.frames(client.fileno()), count)
-            recorder.finish()
         except BrokenPipeError:
-            # Whoever read it has enough; nothing is to be written when this process ends either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            pass  # whoever read it has enough
+        except OSError as error:
+            raise MpnetError(
+                f"cannot write to {_name(target)}: {error.strerror}; "
+                f"it ends after {recorder.packets} whole packets",
+                "free some room, or capture less, as with --snaplen 128",
+            ) from None
+        click.echo(recorder.summary(), err=True)
 
 
-def _open(target: Path, stack: contextlib.ExitStack) -> BinaryIO:
-    if str(target) == "-":
-        if sys.stdout.isatty():
-            raise MpnetError("standard output is a terminal", "pipe it into a program, or name a file")
-        return sys.stdout.buffer
-    try:
-        return stack.enter_context(target.open("wb"))
-    except OSError as error:
-        raise MpnetError(f"cannot write {target}: {error.strerror}") from None
+def _open(target: Path, stack: contextlib.ExitStack) -> int:
+    if str(target) != "-":
+        try:
+            return stack.enter_context(target.open("wb", buffering=0)).fileno()
+        except OSError as error:
+            raise MpnetError(f"cannot write {target}: {error.strerror}") from None
+    if sys.stdout is None:
+        raise MpnetError("standard output is closed", "pipe it into a program, or name a file")
+    if sys.stdout.isatty():
+        raise MpnetError("standard output is a terminal", "pipe it into a program, or name a file")
+    return sys.stdout.fileno()
+
+
+def _name(target: Path) -> str:
+    return "standard output" if str(target) == "-" else str(target)
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` when a signal asks this process to end; a second one ends it, even in a write."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    # Not an exception: it could come in the middle of a block.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handle)
 
 
 @dataclass
@@ -127,15 +146,13 @@ class _Recorder:
         device: whose they are.
         queues: queue pairs that are captured; each is an interface of the file, in this order.
         source: the capture.
-        file: where to.
-        written: packets so far.
+        fd: where to.
     """
 
     device: str
     queues: list[int]
     source: Capture
-    file: BinaryIO
-    written: int = 0
+    fd: int
     started_ns: int = field(default_factory=time.time_ns)
 
     def __post_init__(self) -> None:
@@ -145,8 +162,12 @@ class _Recorder:
         ]
         self._stopping = False
         self._numbers = {queue: number for number, queue in enumerate(self.queues)}
-        self._writer = PcapngWriter(self.file, f"mpnet {mpnet.__version__}", interfaces)
-        self._writer.flush()
+        self._writer = PcapngWriter(self.fd, f"mpnet {mpnet.__version__}", interfaces)
+
+    @property
+    def packets(self) -> int:
+        """Packets written so far."""
+        return self._writer.packets
 
     def available(self) -> Iterator[Frame]:
         """Frames that are there now, oldest first."""
@@ -167,20 +188,23 @@ class _Recorder:
         self._stopping = True
 
     def write(self, frames: Iterator[Frame], count: int | None) -> None:
-        """Write frames, ``count`` of them at most."""
+        """Write frames, ``count`` of them at most, and then each interface's statistics.
+
+        Raises:
+            OSError: no more can be written.
+        """
         for frame in islice(frames, count):
             self._writer.packet(self._packet(frame))
-            self.written += 1
-
-    def finish(self) -> None:
-        """Write each interface's statistics, and tell people of them."""
-        times, dropped = (self.started_ns, time.time_ns()), 0
+        times = (self.started_ns, time.time_ns())
         for queue, number in self._numbers.items():
             lane = self.source.lanes[queue]
             self._writer.statistics(number, times, lane.kept + lane.dropped, lane.dropped)
-            dropped += lane.dropped
         self._writer.flush()
-        click.echo(f"{self.written} packets written, {dropped} dropped for want of room", err=True)
+
+    def summary(self) -> str:
+        """Tell people what was written, and what was not."""
+        dropped = sum(self.source.lanes[queue].dropped for queue in self.queues)
+        return f"{self.packets} packets written, {dropped} dropped for want of room"
 
     def _packet(self, frame: Frame) -> Packet:
         queue, tx = divmod(frame.ring, 2)

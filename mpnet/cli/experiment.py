@@ -1,25 +1,19 @@
 """``mpnet experiment``: a question as a file, trials in random order, a report with intervals."""
 
-import time
 from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
 
 from mpnet.cli.options import json_output, print_json
+from mpnet.cli.trials import follow, write_columns
 from mpnet.errors import MpnetError
 from mpnet.experiment import templates
-from mpnet.experiment.extras import REPORT, need, need_all
-from mpnet.experiment.factors import label, plain, varied
+from mpnet.experiment.extras import REPORT, need_all
 from mpnet.experiment.local import run_here
-from mpnet.experiment.record import Record
 from mpnet.experiment.results import failed, read_records
 from mpnet.experiment.run import Runner
-from mpnet.experiment.run import run as run_sweep
-from mpnet.experiment.sweep import Sweep
 from mpnet.experiment.sweep import read as read_sweep
 from mpnet.interrupt import Interrupted, interruptible
 
@@ -79,29 +73,18 @@ def run(ctx: click.Context, sweep: Path, output: Path | None, scheduler: str | N
     talk = Console(stderr=True, highlight=False)
     try:
         with interruptible():
-            _run(talk, read, path, _runner(scheduler))
+            for _ in follow(talk, read, path, _runner(scheduler)):
+                pass  # shown as they come, read at the end
     except Interrupted as interrupted:
         talk.print(f"ended by signal {interrupted.number}; the same command goes on where it was")
         ctx.exit(_SIGNAL_STATUS + interrupted.number)
-    _columns(talk, path)
+    write_columns(talk, path)
     bad = failed(read_records(path))
     for record in bad:
         talk.print(f"[red]failed[/]: trial {record.trial}: {record.error}", soft_wrap=True)
     click.echo(path)
     talk.print(f"next: mpnet experiment report {path}", soft_wrap=True)
     ctx.exit(1 if bad else 0)
-
-
-def _columns(talk: Console, path: Path) -> None:
-    """Write the tables of columns; who lacks the library has the records all the same."""
-    try:
-        need("pyarrow", "writing Parquet")
-    except MpnetError as error:
-        talk.print(f"no Parquet: {error}", soft_wrap=True, markup=False)
-        return
-    from mpnet.experiment import parquet  # noqa: PLC0415 - of an extra
-
-    parquet.write(path, read_records(path))
 
 
 @experiment.command()
@@ -111,10 +94,10 @@ def _columns(talk: Console, path: Path) -> None:
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="MPNET_OUTPUT",
-    help="Folder of page and pictures. Default: report in DIR, or beside the document.",
+    help="Folder of page and pictures. Default: report in DIR.",
 )
 def report(results: Path, output: Path | None) -> None:
-    """Write a page about the results in DIR, or in a document of 'mpnet bench --json'.
+    """Write a page about the results in DIR, of 'mpnet experiment run' or 'mpnet bench -o'.
 
     One HTML file that works without a network, and its pictures as PNG.
     """
@@ -123,9 +106,8 @@ def report(results: Path, output: Path | None) -> None:
     from mpnet.experiment.report import page  # noqa: PLC0415 - likewise
 
     read = frame.read(results)
-    default = results / "report" if results.is_dir() else results.with_name(f"{results.stem}-report")
     try:
-        click.echo(page.write(read, output or default))
+        click.echo(page.write(read, output or results / "report"))
     except OSError as error:
         raise MpnetError(f"cannot write the report: {error}", "choose another folder with -o") from None
 
@@ -157,52 +139,3 @@ def _runner(scheduler: str | None) -> Runner:
     from mpnet.experiment.remote import run_on  # noqa: PLC0415 - dask is an extra
 
     return lambda trials: run_on(scheduler, trials)
-
-
-def _run(talk: Console, sweep: Sweep, path: Path, runner: Runner) -> None:
-    factors = varied([plain(each) for each in sweep.combinations])
-    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), _Left(), TextColumn("{task.description}")
-    with Progress(*columns, console=talk, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        for progress in run_sweep(sweep, path, runner):
-            if progress.last is None:
-                _begin(talk, progress.done, progress.total, progress.repaired)
-                bar.update(task, completed=progress.done, total=progress.total, begun=progress.done)
-            else:
-                bar.update(task, completed=progress.done, description=_said(progress.last, factors))
-                if not talk.is_terminal:
-                    talk.print(
-                        f"{progress.done}/{progress.total} {_said(progress.last, factors)}", soft_wrap=True
-                    )
-
-
-def _begin(talk: Console, done: int, total: int, repaired: int) -> None:
-    if repaired:
-        talk.print(f"removed {repaired} bytes of a record that was cut short; its trial is run again")
-    talk.print(f"{total} trials, {done} of them done" if done else f"{total} trials", soft_wrap=True)
-
-
-def _said(record: Record, factors: list[str]) -> str:
-    """A trial and what came of it, on one line."""
-    what = " ".join(f"{name}={label(record.factors[name])}" for name in factors)
-    if record.error:
-        return f"{what}: failed"
-    figures = record.figures
-    found = f"{figures['pps']:,.0f} packets/s" if "pps" in figures else f"p50 {figures['rtt_p50_us']:.1f} µs"
-    return f"{what}: {found}" + (" (doubtful)" if record.anomalies else "")
-
-
-class _Left(ProgressColumn):
-    """Time left, from the trials of this run alone: rich's own counts those that were there as just done."""
-
-    max_refresh = 0.5
-
-    def render(self, task: Task) -> Text:
-        """As minutes and seconds."""
-        begun = task.fields.get("begun")
-        started = task.start_time
-        if begun is None or started is None or task.total is None or task.completed <= begun:
-            return Text("-:--")
-        each = (time.monotonic() - started) / (task.completed - begun)
-        minutes, seconds = divmod(round(each * (task.total - task.completed)), 60)
-        return Text(f"{minutes}:{seconds:02}", style="cyan")

@@ -108,9 +108,10 @@ def _memory(session: SessionReport) -> str:
 
 def _rings(report: DeviceReport) -> Table:
     counters = ("size", "ready", "packets", "bytes", "kicks", "calls", "suppressed")
-    table = _table("queue", "ring", "state", *counters, "drops", numbers=("queue", *counters))
+    table = _table("queue", "ring", "worker", "state", *counters, "drops", numbers=("queue", "worker", *counters))
     for ring in report.rings:
-        table.add_row("" if ring.queue is None else str(ring.queue), ring.direction, *_ring_cells(ring))
+        queue, worker = ("" if number is None else str(number) for number in (ring.queue, ring.worker))
+        table.add_row(queue, ring.direction, worker, *_ring_cells(ring))
     return table
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 _LOOK_SECONDS = 0.1
 _DATAGRAM_BYTES = 1 << 16
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 20.0
 _BUFFER_BYTES = 4 << 20
 _FRAME_MEMORY = 2304
 """What the kernel charges a socket for a full-sized frame."""

@@ -29,7 +29,7 @@ _FIRST_PORT = 20000
 _FRAME_BYTES = 1514
 _WINDOW = 256
 """Datagrams under way at a time on a queue pair, so that no socket or TAP queue on the way overflows."""
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
 """How long the last of a window may take: what is not back by then is lost."""
 _SLICE_SECONDS = 0.1
 _WARM_BYTES = 16 << 20

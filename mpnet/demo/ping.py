@@ -11,7 +11,7 @@ _REQUEST, _REPLY = 8, 0
 _PAYLOAD = bytes(range(56))
 
 
-def ping(address: str, count: int, seconds: float = 2.0) -> list[float]:
+def ping(address: str, count: int, seconds: float = 5.0) -> list[float]:
     """Send ``count`` requests, one after the other; return the milliseconds of each that was answered.
 
     Args:

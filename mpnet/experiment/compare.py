@@ -13,8 +13,14 @@ from mpnet.experiment.factors import label
 from mpnet.experiment.frame import Results
 from mpnet.experiment.record import FIGURES, Record
 
-METRICS = ("pps", "rtt_p50_us", "rtt_p99_us", "cpu_ns_per_packet")
+METRICS = (
+    "pps", "goodput_gbps", "rtt_p50_us", "rtt_p99_us", "cpu_ns_per_packet",
+    "one_worker_pps", "two_workers_pps", "one_worker_ns_per_packet", "two_workers_ns_per_packet", "idle_percent",
+    "worker_mib", "recovery_ms",
+)  # fmt: skip
 """Figures that are compared, where both runs have them."""
+_PARTS = {"gbps": "pps", "tx_goodput_gbps": "goodput_gbps", "rx_goodput_gbps": "goodput_gbps"}
+"""Figures that are compared likewise where there is not another one that says the same."""
 
 
 class Change(msgspec.Struct, kw_only=True):
@@ -115,7 +121,8 @@ def _groups(records: Sequence[Record], factors: Sequence[str]) -> dict[str, list
 
 
 def _changes(configuration: str, ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Change]:
-    for name in METRICS:
+    known = {name for record in (*ours, *theirs) for name in record.figures}
+    for name in (*METRICS, *(part for part, whole in _PARTS.items() if whole not in known)):
         one, other = _values(ours, name), _values(theirs, name)
         if one and other:
             found, figure = ratio(one, other), FIGURES[name]

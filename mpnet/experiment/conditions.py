@@ -47,20 +47,16 @@ class Watch:
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
+        self._busy = _busy_seconds()
         self._ticks = processor_times()
         self._throttled = _throttled()
 
-    def conditions(self, busy_seconds: float, wait: float) -> Conditions:
-        """What it was like since.
-
-        Args:
-            busy_seconds: processor time that the trial itself took.
-            wait: share of the driver's time in which something else had its processor.
-        """
+    def conditions(self, wait: float | None) -> Conditions:
+        """What it was like since; ``wait`` is the driver's, as in ``Conditions``."""
         ticks = [now - then for now, then in zip(processor_times(), self._ticks, strict=True)][: STEAL + 1]
         whole = max(1, sum(ticks))
         busy = whole - ticks[_IDLE] - ticks[_IOWAIT] - ticks[STEAL]
-        own = busy_seconds * os.sysconf("SC_CLK_TCK")
+        own = (_busy_seconds() - self._busy) * os.sysconf("SC_CLK_TCK")
         frequency = psutil.cpu_freq()
         return Conditions(
             load_average=self._load,
@@ -86,7 +82,7 @@ def anomalies(conditions: Conditions, restarts: int, faults: int) -> list[str]:
         ("other work had", conditions.others, NOISY_OTHERS),
         ("the driver waited for its processor for", conditions.wait, NOISY_WAIT),
     ):
-        if share > limit:
+        if share is not None and share > limit:
             found.append(f"{what} {share:.0%} of the time (limit {limit:.0%})")
     if conditions.throttled:
         found.append(f"processors were throttled {conditions.throttled} times")
@@ -95,6 +91,20 @@ def anomalies(conditions: Conditions, restarts: int, faults: int) -> list[str]:
     if faults:
         found.append(f"rings were broken {faults} times")
     return found
+
+
+def _busy_seconds() -> float:
+    """Processor time that this process, all below it and those it had have taken: a trial's own."""
+    own = psutil.Process()
+    return sum(sum(_times(each)) for each in (own, *own.children(recursive=True)))
+
+
+def _times(process: psutil.Process) -> tuple[float, ...]:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:  # it has ended
+        return ()
+    return times.user, times.system, times.children_user, times.children_system
 
 
 def _throttled() -> int:

@@ -8,17 +8,12 @@ from typing import Any, Literal
 import msgspec
 
 from mpnet.config.cpus import parse_cpus
-from mpnet.config.device import BACKENDS, MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU, NULL, TAP, DeviceConfig
+from mpnet.config.device import MAX_MTU, MAX_QUEUE_PAIRS, MIN_MTU
 from mpnet.config.place import FieldError
+from mpnet.experiment.possible import DEVICE_OPTIONS, ETHERNET_BYTES, MAX_FRAME, MIN_FRAME, check, key
 from mpnet.virtio.features import Feature, mask
 
-DEVICE_OPTIONS = ("gro", "gso", "poll_us", "engine", "backend")
-"""Factors that are options of mpnet's device, word for word; None leaves the device its own default."""
 MAX_FLOWS = 4096
-_MIN_FRAME = {"udp": 60, "tcp": 68}
-_MAX_FRAME = 65535
-_HEADERS = {"udp": 42, "tcp": 54}
-_ETHERNET_BYTES = 14
 _WORD = re.compile(r"([+-])([a-z0-9_]+)", re.ASCII)
 _BASE = mask(
     Feature.VERSION_1,
@@ -31,16 +26,13 @@ _BASE = mask(
 )
 
 
-class ImpossibleError(FieldError):
-    """Levels of which each is sound, but that do not go together."""
-
-
 class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """One trial's settings; in sweeps the names have dashes.
 
     Attributes:
-        system: whose device: mpnet's, QEMU's own or DPDK's.
-        driver: who drives it: mpnet's own driver.
+        case: one of the bench's, which brings all with it but the system; empty for none.
+        system: whose device: mpnet's, QEMU's own or DPDK's; ``limit`` is none, and goes with a case.
+        driver: who drives it: mpnet's own driver, DPDK's (``testpmd``), or a stock Linux guest (``qemu``).
         direction: as the guest sees it; ``rtt`` is one ping under way at a time, of the host's kernel.
         queue_pairs: of the device, all of them in use.
         workers: processes that share the pairs; 0 for one a pair.
@@ -48,7 +40,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             them the half of the processors that the driver does not use.
         ring_size: descriptors of each ring.
         ring: the rings' format.
-        features: virtio features to add and to leave out, as ``+host_uso -ring_event_idx``.
+        features: virtio features to add to what the driver asks for, and to leave out, as ``+host_uso -csum``.
         gro: the device coalesces frames on their way to the TAP.
         gso: the device segments frames for a guest or TAP without the offload.
         poll_us: microseconds for which the device polls before it sleeps.
@@ -66,8 +58,9 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         FieldError: a value out of range; ``ImpossibleError``: values that do not go together.
     """
 
-    system: Literal["mpnet", "qemu", "dpdk"] = "mpnet"
-    driver: Literal["embedded"] = "embedded"
+    case: str = ""
+    system: Literal["mpnet", "limit", "qemu", "dpdk"] = "mpnet"
+    driver: Literal["embedded", "testpmd", "qemu"] = "embedded"
     direction: Literal["tx", "rx", "both", "rtt"] = "tx"
     queue_pairs: int = 1
     workers: int = 0
@@ -94,76 +87,12 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_range("ring_size", self.ring_size, 2, 32768)
         _check_range("flows", self.flows, 1, MAX_FLOWS)
         _check_range("mtu", self.mtu, MIN_MTU, MAX_MTU)
-        _check_range("frame_bytes", self.frame_bytes, min(_MIN_FRAME.values()), MAX_MTU + _ETHERNET_BYTES)
-        _check_range("segments", self.segments, 1, _MAX_FRAME)
+        _check_range("frame_bytes", self.frame_bytes, min(MIN_FRAME.values()), MAX_MTU + ETHERNET_BYTES)
+        _check_range("segments", self.segments, 1, MAX_FRAME)
         _check_range("gap_us", self.gap_us, 0, 1_000_000)
         self.feature_bits()
         self.pinned()
-        self._check_options()
-        self._check_rings()
-        self._check_frames()
-        self._check_peers()
-
-    def _check_rings(self) -> None:
-        if self.workers > self.queue_pairs:
-            raise ImpossibleError(
-                "workers",
-                f"workers is {self.workers}, expected {self.queue_pairs} at most, as there are queue-pairs",
-            )
-        if self.ring == "split" and self.ring_size & (self.ring_size - 1):
-            raise ImpossibleError(
-                "ring_size",
-                f"ring-size is {self.ring_size}, but a split ring has a power of two",
-                "or ring=packed",
-            )
-        if self.direction != "rtt" and (self.gap_us or self.polled):
-            field = "gap_us" if self.gap_us else "polled"
-            raise ImpossibleError(field, f"{_key(field)} goes with direction rtt, not with {self.direction}")
-
-    def _check_frames(self) -> None:
-        headers, least, longest = _HEADERS[self.protocol], _MIN_FRAME[self.protocol], self.mtu + _ETHERNET_BYTES
-        if not least <= self.frame_bytes <= longest:
-            raise ImpossibleError(
-                "frame_bytes",
-                f"frame-bytes is {self.frame_bytes}, expected {least} to {longest} by protocol and mtu",
-            )
-        most = (_MAX_FRAME - headers) // (self.frame_bytes - headers)
-        if self.segments > most:
-            raise ImpossibleError(
-                "segments", f"segments is {self.segments}, but {most} such frames fill the longest offload"
-            )
-
-    def _check_peers(self) -> None:
-        if self.system == "mpnet":
-            return
-        for field, default in (("queue_pairs", 1), ("workers", 0), ("ring_size", 256), ("mtu", 1500)):
-            if getattr(self, field) != default:
-                raise ImpossibleError(
-                    field, f"{_key(field)} is {getattr(self, field)}, but {self.system} runs with {default}"
-                )
-
-    def _check_options(self) -> None:
-        given = {field: getattr(self, field) for field in DEVICE_OPTIONS if getattr(self, field) is not None}
-        for field in given:
-            if self.system != "mpnet":
-                raise ImpossibleError(
-                    field, f"{_key(field)} is an option of mpnet's devices, not of {self.system}'s"
-                )
-        for field, value in given.items():
-            if field != "backend":
-                _on_a_tap(**{field: value})
-        if self.backend not in {None, *BACKENDS}:
-            raise FieldError("backend", f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
-        if self.backend not in {None, TAP}:
-            self._check_without_tap()
-
-    def _check_without_tap(self) -> None:
-        way = "tx" if self.backend == NULL else "both"
-        if self.direction != way:
-            raise ImpossibleError("backend", f"backend is {self.backend}, which goes with direction {way} alone")
-        for field in ("gro", "gso", "engine"):
-            if getattr(self, field) not in {None, False, "auto"}:
-                raise ImpossibleError(field, f"{field} is for a TAP, and backend {self.backend} has none")
+        check(self)
 
     def feature_bits(self) -> int:
         """Virtio features the driver asks for.
@@ -200,12 +129,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         given = {field: getattr(self, field) for field in options if getattr(self, field) is not None}
         if self.workers:
             given["workers"] = self.workers
-        return "".join(f",{_key(field)}={_word(value)}" for field, value in given.items())
-
-
-def _on_a_tap(**options: Any) -> None:
-    """Have mpnet's own rules judge a device's option. Raises ``FieldError``."""
-    DeviceConfig(id="trial", tap="tap0", socket="socket", **options)
+        return "".join(f",{key(field)}={_word(value)}" for field, value in given.items())
 
 
 def _word(value: object) -> str:
@@ -214,13 +138,9 @@ def _word(value: object) -> str:
     return str(value)
 
 
-def _key(field: str) -> str:
-    return field.replace("_", "-")
-
-
 def _check_range(field: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise FieldError(field, f"{_key(field)} is {value}, expected {low} to {high}")
+        raise FieldError(field, f"{key(field)} is {value}, expected {low} to {high}")
 
 
 def plain(factors: Factors) -> dict[str, Any]:
@@ -242,4 +162,4 @@ def label(level: Any) -> str:
         return "default"
     if isinstance(level, float) and not math.isnan(level) and level == int(level):
         return str(int(level))
-    return str(level) or "chosen"
+    return str(level) or "default"

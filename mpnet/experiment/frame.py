@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pandas as pd
 
 from mpnet.errors import MpnetError
 from mpnet.experiment.factors import label, varied
-from mpnet.experiment.record import FIGURES, SCHEMA, Figure, Record
+from mpnet.experiment.record import FIGURES, Figure, Record
 from mpnet.experiment.results import read_manifest, read_records
 
 NUMERIC = ("workers", "queue-pairs", "flows", "ring-size", "frame-bytes", "segments", "poll-us", "gap-us", "mtu")
 """Factors whose levels are amounts, those that people ask for first in front."""
 HOST = "host"
-_BENCH_UNITS = {"pps": "packets/s", "Gbps": "Gbit/s", "us": "µs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Results:
         question: it shall answer.
         records: those with figures.
         failed: those without.
-        text: the sweep; empty for results of the bench.
+        text: the sweep.
     """
 
     name: str
@@ -38,9 +36,14 @@ class Results:
     text: str
 
     @property
-    def bench(self) -> bool:
-        """They are the bench's: cases on systems, compared with mpnet."""
-        return bool(self.records) and "case" in self.records[0].factors
+    def trials(self) -> list[Record]:
+        """Those of traffic that the factors describe."""
+        return [record for record in self.records if not record.factors.get("case")]
+
+    @property
+    def turns(self) -> list[Record]:
+        """Those of the bench: cases on systems, compared with mpnet round by round."""
+        return [record for record in self.records if record.factors.get("case")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,11 @@ class Family:
 
 
 def read(path: Path) -> Results:
-    """Results of a folder, or of a document that ``mpnet bench --json`` printed.
+    """Results of a folder.
 
     Raises:
-        MpnetError: it is neither, or there is nothing in it yet.
+        MpnetError: it is none, or there is nothing in it yet.
     """
-    if path.is_file():
-        return _read_bench(path)
     manifest, records = read_manifest(path), read_records(path)
     good = [record for record in records if not record.error]
     bad = [record for record in records if record.error]
@@ -87,43 +88,10 @@ def read(path: Path) -> Results:
     return Results(manifest.name, manifest.question, good, bad, (path / "sweep.toml").read_text(encoding="utf-8"))
 
 
-def _read_bench(path: Path) -> Results:
-    try:
-        document = msgspec.json.decode(path.read_bytes())
-        results, environment = document["results"], document["environment"]
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        raise MpnetError(
-            f"{path} is neither a folder of results nor a document of the bench", "mpnet bench --json > run.json"
-        ) from None
-    records = bench_records(results)
-    if not records:
-        raise MpnetError(f"{path} has no results of the bench")
-    kernel = environment["kernel"].split()[0]
-    where = f"{environment['cpu']}, {environment['cpus']} processors, Linux {kernel}"
-    return Results("mpnet bench", f"How does mpnet compare on {where}?", records, [], "")
-
-
-def bench_records(results: Sequence[dict[str, Any]]) -> list[Record]:
-    """The bench's results as trials: its rounds are replicates, its cases and systems factors."""
-    records: list[Record] = []
-    for result in results:
-        for number, value in enumerate(result["samples"][1], 1):
-            case, system = result["case"], result["system"]
-            unit = _BENCH_UNITS.get(result["unit"], result["unit"])
-            records.append(
-                Record(
-                    schema=SCHEMA, trial=f"{number}-{case}-{system}", order=len(records), replicate=number,
-                    host="", started="", seconds=0.0, factors={"case": case, "system": system, "unit": unit},
-                    figures={"value": value},
-                )
-            )  # fmt: skip
-    return records
-
-
 def families(records: Sequence[Record]) -> list[Family]:
-    """Trials of throughput and trials of round trips, each where there are any."""
+    """Trials of throughput, in packets or of TCP, and trials of round trips, each where there are any."""
     found = []
-    for metric in ("pps", "rtt_p50_us"):
+    for metric in ("pps", "goodput_gbps", "rtt_p50_us"):
         own = [record for record in records if metric in record.figures]
         if own:
             found.append(_family(metric, own))

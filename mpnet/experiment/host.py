@@ -1,10 +1,11 @@
-"""The process in which trials are run: it reads a trial a line and writes a record a line.
+"""The process in which trials are run: it reads a session's trials a line and writes a record a line.
 
 It lives in a network namespace of its own, and what a trial breaks ends with it.
 """
 
 import os
 import sys
+from contextlib import closing
 
 import msgspec
 
@@ -30,9 +31,11 @@ def main() -> None:
                 from mpnet.experiment.runner import run  # noqa: PLC0415
 
                 for line in sys.stdin.buffer:
-                    record = run(msgspec.json.decode(line, type=Trial))
-                    records.write(msgspec.json.encode(record) + b"\n")
-                    records.flush()
+                    # Closed at once where a signal comes: what the session has started is taken down.
+                    with closing(run(msgspec.json.decode(line, type=list[Trial]))) as session:
+                        for record in session:
+                            records.write(msgspec.json.encode(record) + b"\n")
+                            records.flush()
         except MpnetError as error:
             print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
             sys.exit(REFUSED)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpnet.bench.environment import schedule
 from mpnet.bench.ping import Pings, pings
@@ -14,6 +15,13 @@ from mpnet.experiment.work import Done
 
 _MOST = 1 << 20
 _PATIENCE_SECONDS = 1.0
+
+
+def trip_figures(nanoseconds: NDArray[np.int64]) -> dict[str, float]:
+    """What some round trips come to."""
+    trips = np.percentile(nanoseconds, PERCENTILES) / 1000
+    found = {f"rtt_p{share:g}_us": float(trip) for share, trip in zip(PERCENTILES, trips, strict=True)}
+    return found | {"rtt_count": float(len(nanoseconds))}
 
 
 class Latency:
@@ -41,9 +49,7 @@ class Latency:
         took = time.monotonic() - started
         # Of all the time, not of the time it ran: a driver that sleeps has to wait a moment at each wake-up.
         wait = (schedule()[1] - waited) / 1e9 / took
-        trips = np.percentile(self._times[:count], PERCENTILES) / 1000
-        figures = {f"rtt_p{share:g}_us": float(trip) for share, trip in zip(PERCENTILES, trips, strict=True)}
-        return Done(took, 2 * count, wait, figures | {"rtt_count": float(count)})
+        return Done(took, 2 * count, wait, trip_figures(self._times[:count]))
 
     def _apart(self, end: float) -> int:
         """Ping with a pause before each; how often."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from mpnet.bench.pool import STATE as POOL
 from mpnet.bench.pool import Pool, make_pool, refill
 from mpnet.bench.system import Device
 from mpnet.errors import MpnetError
+from mpnet.experiment.moved import Moved, arrived, figures, offered
 from mpnet.experiment.work import Done
 from mpnet.guest.driver import QueuePair
 from mpnet.guest.source import UNLIMITED, Source, make_source, send_burst
@@ -43,31 +44,6 @@ class _Work(NamedTuple):
     pool: Pool
     sender: Generator
     pools: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Totals:
-    """What was moved so far.
-
-    Attributes:
-        sent: frames of the guest that the device was done with.
-        arrived: bytes that the host took from the TAP.
-        offered: bytes of payload that the host sent to the guest.
-        received: bytes of payload that the guest had.
-    """
-
-    sent: int
-    arrived: int
-    offered: int
-    received: int
-
-    def since(self, before: "_Totals") -> "_Totals":
-        return _Totals(
-            self.sent - before.sent,
-            self.arrived - before.arrived,
-            self.offered - before.offered,
-            self.received - before.received,
-        )
 
 
 class Load:
@@ -107,7 +83,7 @@ class Load:
         Raises:
             MpnetError: the device broke a queue.
         """
-        before = self._totals()
+        before = self._moved()
         started = time.monotonic_ns()
         end = started + int(seconds * 1e9)
         with ThreadPoolExecutor(len(self._shares)) as threads:
@@ -117,42 +93,15 @@ class Load:
             ]
             ran, waited = (sum(times) for times in zip(*(each.result() for each in runs), strict=True))
         took = (time.monotonic_ns() - started) / 1e9
-        return self._done(self._totals().since(before), took, waited / max(1, ran + waited))
+        found = figures(self._moved().since(before), took, self._case, self._device.wire, receives=self._receives)
+        return Done(took, found["pps"] * took, waited / max(1, ran + waited), found)
 
-    def _totals(self) -> _Totals:
-        return _Totals(
+    def _moved(self) -> Moved:
+        return Moved(
             sum(int(work.source.state[0].returned) for work, _ in self._works),
-            self._device.wire.received() if self._device.wire.name else 0,
-            int(self._sender.state[0].sent) if self._sender is not None else 0,
+            arrived(self._device.wire),
+            offered(self._sender),
             int(self._pools.payload.sum()),
-        )
-
-    def _done(self, moved: _Totals, seconds: float, wait: float) -> Done:
-        """Both ways in datagrams: a segmentation offload counts as the segments it is."""
-        stream = replace(self._case, kind="tx").stream(self._device.wire)
-        frame = len(stream.frame())
-        # Where frames are coalesced the host takes fewer headers than were sent, but all of the payload.
-        least = stream.segments * stream.segment_bytes
-        share = min(1.0, moved.arrived / (moved.sent * least)) if moved.sent else 0.0
-        sent = moved.sent * stream.segments
-        offered = moved.offered / stream.segment_bytes
-        if not self._device.wire.name:
-            # No kernel counts: what the device has returned it has taken, and an echo is to send all of it.
-            share, offered = 1.0, sent if self._receives else 0
-        received = min(moved.received / stream.segment_bytes, offered)
-        delivered = share * sent + received
-        each = frame * 8e-9 / stream.segments
-        return Done(
-            seconds,
-            delivered,
-            wait,
-            {
-                "pps": delivered / seconds,
-                "tx_pps": share * sent / seconds,
-                "rx_pps": received / seconds,
-                "gbps": delivered * each / seconds,
-                "loss": 1 - delivered / max(1, sent + offered),
-            },
         )
 
 

@@ -1,9 +1,11 @@
 """Trials on this host: a process that runs them one after the other, and is replaced where one breaks it."""
 
+import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +13,7 @@ import msgspec
 
 from mpnet.errors import MpnetError
 from mpnet.experiment.host import REFUSED
-from mpnet.experiment.plan import Trial
+from mpnet.experiment.plan import Trial, sessions
 from mpnet.experiment.record import Record, begin, decode
 from mpnet.guest.lifeline import bound_to_us
 
@@ -19,6 +21,7 @@ _PATIENCE_SECONDS = 240.0
 """Beside the time of the trial: the first one compiles, and a guest may have to boot."""
 _STOP_SECONDS = 30.0
 _LAST_LINES = 5
+_READ_BYTES = 1 << 16
 
 
 class Host:
@@ -26,6 +29,7 @@ class Host:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._rest = b""
 
     def __enter__(self) -> Self:
         return self
@@ -35,8 +39,8 @@ class Host:
     ) -> None:
         self._end()
 
-    def run(self, trial: Trial) -> Record:
-        """Run a trial; one that fails, or breaks or hangs the process, has its reason in ``error``.
+    def run(self, trials: Sequence[Trial]) -> Iterator[Record]:
+        """Run a session's trials; those that fail, or break or hang the process, have the reason in ``error``.
 
         Raises:
             MpnetError: this user can run none.
@@ -44,20 +48,34 @@ class Host:
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        line = b""
-        try:
-            process.stdin.write(msgspec.json.encode(trial) + b"\n")
+        with suppress(BrokenPipeError):  # it has ended, as its answer will tell
+            process.stdin.write(msgspec.json.encode(trials) + b"\n")
             process.stdin.flush()
-            patience = trial.seconds + trial.warm_up + _PATIENCE_SECONDS
-            ready, _, _ = select.select([process.stdout], [], [], patience)
-            line = process.stdout.readline() if ready else b""
-        except BrokenPipeError:
-            ready = [process.stdout]
-        if line.endswith(b"\n"):
-            return decode(line)
-        return _failure(trial, self._reason(hung=not ready))
+        # Before the first record all systems of the session have been warmed up.
+        patience = _PATIENCE_SECONDS + sum(trial.seconds + trial.warm_up for trial in trials)
+        for number in range(len(trials)):
+            line = self._line(process.stdout.fileno(), patience)
+            if not line:
+                reason = self._reason(hung=line is None)
+                yield from (_failure(each, reason) for each in trials[number:])
+                return
+            yield decode(line)
+
+    def _line(self, fd: int, patience: float) -> bytes | None:
+        """The next line, empty at the end; None where none came in ``patience`` seconds. What follows is kept."""
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([fd], [], [], patience)
+            if not ready:
+                return None
+            data = os.read(fd, _READ_BYTES)
+            if not data:
+                return b""
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        self._rest = b""
         self._process = subprocess.Popen(
             [*bound_to_us("TERM"), sys.executable, "-m", "mpnet.experiment.host"],
             stdin=subprocess.PIPE,
@@ -102,5 +120,5 @@ def _failure(trial: Trial, reason: str) -> Record:
 def run_here(trials: Iterable[Trial]) -> Iterator[Record]:
     """Run trials on this host, one at a time and in order."""
     with Host() as host:
-        for trial in trials:
-            yield host.run(trial)
+        for session in sessions(trials):
+            yield from host.run(session)

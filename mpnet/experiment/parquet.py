@@ -43,7 +43,8 @@ def _trial(record: Record) -> dict[str, Any]:
     row |= {f"figure.{name}": float(value) for name, value in record.figures.items()}
     if record.conditions is not None:
         fields = record.conditions.__struct_fields__
-        row |= {f"condition.{name}": float(getattr(record.conditions, name)) for name in fields}
+        values = {name: getattr(record.conditions, name) for name in fields}
+        row |= {f"condition.{name}": None if each is None else float(each) for name, each in values.items()}
     if record.machine is not None:
         row |= {f"machine.{name}": getattr(record.machine, name) for name in ("kernel", "cpu", "cpus", "commit")}
     return row

@@ -34,6 +34,9 @@ FIGURES: dict[str, Figure] = {
     "tx_pps": Figure("throughput from the guest", "packets/s"),
     "rx_pps": Figure("throughput to the guest", "packets/s"),
     "gbps": Figure("throughput", "Gbit/s"),
+    "goodput_gbps": Figure("goodput", "Gbit/s"),
+    "tx_goodput_gbps": Figure("goodput from the guest", "Gbit/s"),
+    "rx_goodput_gbps": Figure("goodput to the guest", "Gbit/s"),
     "loss": Figure("loss", "", lower=True),
     "cpu_ns_per_packet": Figure("device's processor time a packet", "ns", lower=True),
     "device_cores": Figure("processors the device used", "processors", lower=True),
@@ -41,6 +44,13 @@ FIGURES: dict[str, Figure] = {
     "kicks_per_packet": Figure("kicks a packet", "", lower=True),
     "calls_per_packet": Figure("calls a packet", "", lower=True),
     "rtt_count": Figure("pings answered", "pings"),
+    "one_worker_pps": Figure("throughput with one worker", "packets/s"),
+    "two_workers_pps": Figure("throughput with two workers", "packets/s"),
+    "one_worker_ns_per_packet": Figure("one worker's processor time a packet", "ns", lower=True),
+    "two_workers_ns_per_packet": Figure("two workers' processor time a packet", "ns", lower=True),
+    "idle_percent": Figure("processor time without traffic", "% of a core", lower=True),
+    "worker_mib": Figure("private memory of a worker", "MiB", lower=True),
+    "recovery_ms": Figure("from a worker's death to service", "ms", lower=True),
     **{f"rtt_p{share:g}_us": Figure(f"round trip, p{share:g}", "µs", lower=True) for share in PERCENTILES},
 }
 """Figures that trials have, by name; not every trial has each."""
@@ -81,7 +91,7 @@ class Conditions(msgspec.Struct, kw_only=True):
         load_average: over a minute, before the trial.
         steal: share of all processors' time that the hypervisor took.
         others: share of all processors' time that was neither idle nor this trial's.
-        wait: share of the driver's time in which something else had its processor.
+        wait: share of the driver's time in which something else had its processor; None where it may well wait.
         throttled: times a processor was slowed down for heat, or this group of processes for its quota.
         mhz: mean frequency of the processors after the trial; 0 where the machine does not tell.
     """
@@ -89,7 +99,7 @@ class Conditions(msgspec.Struct, kw_only=True):
     load_average: float
     steal: float
     others: float
-    wait: float
+    wait: float | None
     throttled: int
     mhz: float
 

@@ -11,7 +11,7 @@ import msgspec
 from mpnet.errors import MpnetError
 from mpnet.experiment.extras import need
 from mpnet.experiment.local import Host
-from mpnet.experiment.plan import Trial
+from mpnet.experiment.plan import Trial, sessions
 from mpnet.experiment.record import Record, decode
 
 RESOURCE = "mpnet"
@@ -38,14 +38,14 @@ def run_on(scheduler: str, trials: Iterable[Trial]) -> Iterator[Record]:
         ) from None
     with client:
         _check_hosts(client)
-        lines = [msgspec.json.encode(trial) for trial in trials]
+        lines = [msgspec.json.encode(session) for session in sessions(trials)]
         # Not pure: the same trial tried again is another one. Priorities keep the order of the plan.
         futures = [
-            client.submit(run_line, line, pure=False, resources={RESOURCE: 1}, priority=-number, retries=2)
+            client.submit(run_session, line, pure=False, resources={RESOURCE: 1}, priority=-number, retries=2)
             for number, line in enumerate(lines)
         ]
         for _, answer in distributed.as_completed(futures, loop=client.loop, with_results=True):
-            yield decode(answer)
+            yield from map(decode, answer)
 
 
 def _check_hosts(client: Any) -> None:
@@ -58,11 +58,11 @@ def _check_hosts(client: Any) -> None:
         )
 
 
-def run_line(line: bytes) -> bytes:
-    """Run one trial on the host where this is called; the record, with the dask worker's name as its host's."""
+def run_session(line: bytes) -> list[bytes]:
+    """Run a session's trials on this host; records with the dask worker's name as their host."""
     distributed = need("distributed", "running over hosts")
-    trial = msgspec.json.decode(line, type=Trial)
     with Host() as host:
-        record = host.run(trial)
-    record.host = str(distributed.get_worker().name)
-    return msgspec.json.encode(record)
+        records = list(host.run(msgspec.json.decode(line, type=list[Trial])))
+    for record in records:
+        record.host = str(distributed.get_worker().name)
+    return [msgspec.json.encode(record) for record in records]

@@ -39,7 +39,6 @@ class Manifest(msgspec.Struct, kw_only=True):
         warm_up: seconds before that.
         seed: of their order.
         created: UTC, ISO 8601.
-        kind: "experiment", or "bench" where the trials are rounds of the bench.
     """
 
     schema: int
@@ -52,7 +51,6 @@ class Manifest(msgspec.Struct, kw_only=True):
     warm_up: float
     seed: int
     created: str
-    kind: str = "experiment"
 
 
 class Folder:

@@ -1,58 +1,77 @@
-"""Runs one trial on this host; the process is in a network namespace of its own."""
+"""Runs trials on this host; the process is in a network namespace of its own."""
 
 import os
 import tempfile
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mpnet.bench.bed import Bed
-from mpnet.bench.case import Case, Figure
 from mpnet.bench.scale import processor_ns
-from mpnet.bench.system import Device, System
-from mpnet.bench.systems.driven import Driven
-from mpnet.bench.systems.mpnet import Service, control_socket, served
-from mpnet.bench.systems.registry import OURS, PEERS
-from mpnet.config.cpus import format_cpus
-from mpnet.config.device import TAP
+from mpnet.bench.systems.mpnet import control_socket
+from mpnet.bench.systems.registry import SYSTEMS
 from mpnet.errors import MpnetError
 from mpnet.experiment.conditions import Watch, anomalies, machine
 from mpnet.experiment.factors import Factors
-from mpnet.experiment.latency import pinging
-from mpnet.experiment.load import load
 from mpnet.experiment.plan import Trial
-from mpnet.experiment.record import Record, begin
+from mpnet.experiment.record import Machine, Record, begin
 from mpnet.experiment.sampler import Sampler, totals
-from mpnet.experiment.work import Work
-from mpnet.guest.driver import Setup
+from mpnet.experiment.stand import stand
+from mpnet.experiment.work import Stand
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
 
-_COMPILE_SECONDS = 0.02
-"""Of traffic before the warm-up: its first turn compiles, or loads, the driver's loops."""
-_BUFFER_BYTES = 2048
-_LEAST_MEMORY = 64 << 20
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A stand, and what is to be said of it in each of its records."""
+
+    stand: Stand
+    machine: Machine
+    effective: dict[str, Any]
 
 
-def run(trial: Trial) -> Record:
-    """Run a trial; one that fails has its reason in ``error``."""
-    record = begin(trial)
+def run(trials: Sequence[Trial]) -> Generator[Record, None, None]:
+    """Run the trials of a session; those that fail have the reason in ``error``.
+
+    All that they take place on is started and warmed up before the first of them, and gone after the last.
+    """
     processors = os.sched_getaffinity(0)
+    left = list(trials)
     try:
         # Short: a Unix socket's path has 107 bytes at most.
-        with tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp") as folder:  # private
-            _measure(trial, record, _bed(Path(folder), trial.factors))
+        with (
+            tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp") as folder,
+            ExitStack() as stack,
+        ):  # private
+            bed = _bed(Path(folder), trials[0].factors)
+            ready = {factors: _start(stack, bed, factors) for factors in dict.fromkeys(t.factors for t in trials)}
+            if trials[0].warm_up:
+                for each in ready.values():
+                    each.stand.work.run(trials[0].warm_up)
+            while left:
+                record = begin(left[0])
+                try:
+                    _look_on(ready[left[0].factors], left[0].seconds, record)
+                except MpnetError as error:
+                    record.error = str(error)
+                del left[0]
+                yield record
     except MpnetError as error:
-        record.error = str(error)
+        for trial in left:
+            record = begin(trial)
+            record.error = str(error)
+            yield record
     finally:
         os.sched_setaffinity(0, processors)
-    return record
 
 
 def _bed(folder: Path, factors: Factors) -> Bed:
     """Half of the processors for the driver, half for the device, unless those of the device were given."""
+    if factors.case:
+        return Bed.make(folder)
     allowed = sorted(os.sched_getaffinity(0))
     half = max(1, len(allowed) // 2)
     driver, device = allowed[:half], allowed[-half:]
@@ -65,100 +84,49 @@ def _bed(folder: Path, factors: Factors) -> Bed:
             )
         device = list(wanted)
         driver = [cpu for cpu in allowed if cpu not in wanted] or allowed[:1]
+    if factors.driver == "qemu":
+        driver = allowed  # a guest has processors of its own to spread, and the host's end of its streams
     bed = Bed(folder, tuple(driver), tuple(device))
     bed.lay()
     return bed
 
 
-def _measure(trial: Trial, record: Record, bed: Bed) -> None:
-    factors = trial.factors
-    system = next(system for system in (OURS, *PEERS) if system.name == factors.system)
+def _start(stack: ExitStack, bed: Bed, factors: Factors) -> _Ready:
+    system = SYSTEMS[factors.system]
     if reason := system.absent():
         raise MpnetError(f"{system.name} cannot be run here: {reason}")
-    record.machine = machine(bed, system)
-    case = _case(factors)
-    with ExitStack() as stack:
-        device = stack.enter_context(_device(bed, system, factors, case))
-        work = stack.enter_context(_work(bed, device, factors, case))
-        record.effective = _effective(bed, device)
-        work.run(_COMPILE_SECONDS)
-        if trial.warm_up:
-            work.run(trial.warm_up)
-        _look_on(work, device, trial.seconds, record)
+    started = stack.enter_context(stand(bed, factors))
+    return _Ready(started, machine(bed, system), _effective(bed, started))
 
 
-def _case(factors: Factors) -> Case:
-    """The factors as the bench's systems know them."""
-    return Case(
-        name="experiment",
-        kind=factors.direction if factors.direction in {"rx", "rtt"} else "tx",
-        figures=(Figure(unit="pps"),),
-        about="a trial of an experiment",
-        features=factors.feature_bits(),
-        frame_bytes=factors.frame_bytes,
-        flows=factors.flows,
-        segments=factors.segments,
-        tcp=factors.protocol == "tcp",
-        queue_pairs=factors.queue_pairs,
-        polled=factors.polled,
-    )
-
-
-def _device(bed: Bed, system: System, factors: Factors, case: Case) -> AbstractContextManager[Device]:
-    if system is not OURS:
-        assert isinstance(system, Driven)
-        return system.device(bed, case)
-    setup = Setup(
-        queue_pairs=factors.queue_pairs,
-        ring_size=factors.ring_size,
-        features=case.features,
-        memory=(_memory_bytes(factors),),
-    )
-    pinned = "" if factors.cpus == "any" else f",cpus={format_cpus(bed.device_cpus)}"
-    words = f"{factors.words()}{pinned}".removeprefix(",")
-    return served(bed, Service(words=words, setup=setup, mtu=factors.mtu, backend=factors.backend or TAP))
-
-
-def _memory_bytes(factors: Factors) -> int:
-    """Guest memory with room for every buffer of every ring."""
-    frame = factors.frame_bytes * factors.segments + 4096
-    needed = factors.queue_pairs * factors.ring_size * (frame + _BUFFER_BYTES)
-    return max(_LEAST_MEMORY, -(-2 * needed // _LEAST_MEMORY) * _LEAST_MEMORY)
-
-
-def _work(bed: Bed, device: Device, factors: Factors, case: Case) -> AbstractContextManager[Work]:
-    if factors.direction == "rtt":
-        return pinging(device, polled=factors.polled, gap_us=factors.gap_us)
-    return load(bed, device, factors.direction, case)
-
-
-def _effective(bed: Bed, device: Device) -> dict[str, Any]:
+def _effective(bed: Bed, started: Stand) -> dict[str, Any]:
     """What mpnet's device says of itself while it is driven."""
-    if not device.segment:
+    if not started.segment:
         return {}
     with Client(control_socket(bed)) as client:
-        report: dict[str, Any] = client.call("device.show", device=device.segment)
+        report: dict[str, Any] = client.call("device.show", device=started.segment)
     kept = ("config", "features", "mtu", "queue_pairs", "enabled_pairs")
     effective = {name: report[name] for name in kept if name in report}
     effective["workers"] = [{name: each[name] for name in ("slot", "cpu", "pairs")} for each in report["workers"]]
     return effective
 
 
-def _look_on(work: Work, device: Device, seconds: float, record: Record) -> None:
+def _look_on(ready: _Ready, seconds: float, record: Record) -> None:
     """Do the work that counts, and write down what came of it."""
-    segment = Segment.attach(device.segment) if device.segment else None
-    family, driver = device.family(), psutil.Process()
-    before, driver_before = processor_ns(family), sum(driver.cpu_times()[:2])
+    record.machine, record.effective, started = ready.machine, ready.effective, ready.stand
+    segment = Segment.attach(started.segment) if started.segment else None
     watch = Watch()
+    before = _spent_ns(started)
     with Sampler(segment, seconds) if segment else nullcontext() as sampler:
-        done = work.run(seconds)
-    spent = (processor_ns(family) - before) / 1e9
-    own = spent + sum(driver.cpu_times()[:2]) - driver_before
+        done = started.work.run(seconds)
+    spent = _spent_ns(started) - before
     record.seconds = done.seconds
-    record.conditions = watch.conditions(own, done.wait)
-    record.figures = done.figures | {"device_cores": spent / done.seconds}
-    if done.packets:
-        record.figures["cpu_ns_per_packet"] = spent * 1e9 / done.packets
+    record.conditions = watch.conditions(done.wait)
+    record.figures = dict(done.figures)
+    if started.family is not None:
+        record.figures["device_cores"] = spent / 1e9 / done.seconds
+        if done.packets:
+            record.figures["cpu_ns_per_packet"] = spent / done.packets
     restarts = faults = 0
     if sampler is not None and segment is not None:
         record.series = sampler.series()
@@ -167,6 +135,11 @@ def _look_on(work: Work, device: Device, seconds: float, record: Record) -> None
         restarts = int(sum(worker["restarts"] for worker in record.workers))
         faults = int(segment.rings.faults.sum())
     record.anomalies = anomalies(record.conditions, restarts, faults)
+
+
+def _spent_ns(started: Stand) -> int:
+    """Processor time that the device's processes have taken so far."""
+    return processor_ns(started.family()) if started.family is not None else 0
 
 
 def _per_packet(queues: list[dict[str, float]], workers: list[dict[str, float]]) -> dict[str, float]:

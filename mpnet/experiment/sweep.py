@@ -14,7 +14,8 @@ from mpnet.config.lines import Lines
 from mpnet.config.place import FieldError, Place
 from mpnet.config.setting import find_field, keys, read_object
 from mpnet.errors import ConfigError
-from mpnet.experiment.factors import Factors, ImpossibleError, label
+from mpnet.experiment.factors import Factors, label
+from mpnet.experiment.possible import ImpossibleError
 
 MAX_TRIALS = 100_000
 _TABLES = ("sweep", "fixed", "factors", "trial")
@@ -48,8 +49,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for field, low, high in (
             ("replicates", 1, 1000),
-            ("seconds", 0.05, 3600.0),
-            ("warm_up", 0.0, 600.0),
+            ("seconds", 0.01, 3600.0),
+            ("warm_up", 0.0, 3600.0),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, field)
@@ -168,9 +169,19 @@ class _Reader:
             factors = self._combine(fixed, one, other, skip=design.skip_impossible)
             if factors is not None:
                 found[factors] = None
+        if "seconds" in self.document.get("sweep", {}) and design.seconds % 1:
+            for factors in found:
+                self._check_clock(factors, design.seconds)
         if not found:
             raise self.lines.find("factors", 0).error("no combination is possible", "mend or vary something")
         return tuple(found)
+
+    def _check_clock(self, factors: Factors, seconds: float) -> None:
+        if factors.driver == "qemu":
+            raise self.lines.find("sweep", 0, "seconds").error(
+                f"seconds is {seconds:g}, but driver qemu measures whole seconds, as its guest's tools do",
+                f"seconds = {max(1, round(seconds))}",
+            )
 
     def _table(self, table: str, index: int, values: Mapping[str, Any]) -> _Choice:
         choice = _Choice()

@@ -1,5 +1,6 @@
 """What is done in a trial, as its runner sees it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,14 +11,14 @@ class Done:
 
     Attributes:
         seconds: it took.
-        packets: moved, both ways.
-        wait: share of the driver's time in which something else had its processor.
+        packets: moved, both ways; 0 where they are not known.
+        wait: share of the driver's time in which something else had its processor; None where it may well wait.
         figures: by name, see ``record.FIGURES``.
     """
 
     seconds: float
     packets: float
-    wait: float
+    wait: float | None
     figures: dict[str, float]
 
 
@@ -30,3 +31,18 @@ class Work(Protocol):
         Raises:
             MpnetError: the device did something that no device may.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A system that has been started, and the work on it.
+
+    Attributes:
+        work: to be done in each trial.
+        family: gives the ids of the device's processes; None where the driver is in one of them too.
+        segment: name of the device's counters in shared memory; empty where it has none.
+    """
+
+    work: Work
+    family: Callable[[], list[int]] | None = None
+    segment: str = ""

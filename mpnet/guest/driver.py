@@ -143,7 +143,7 @@ class Driver:
             raise
 
     @classmethod
-    def connect(cls, path: str | Path, setup: Setup, seconds: float = 10.0) -> Self:
+    def connect(cls, path: str | Path, setup: Setup, seconds: float = 30.0) -> Self:
         """Attach to the back-end that listens, or soon will, at ``path``.
 
         Raises:
@@ -261,7 +261,7 @@ class Driver:
         target = self.pairs[pair]
         return target.receiver.post(size or target.any_frame_bytes, count or self.setup.ring_size, layout)
 
-    def receive(self, pair: int, count: int = 1, seconds: float = 5.0) -> list[Frame]:
+    def receive(self, pair: int, count: int = 1, seconds: float = 30.0) -> list[Frame]:
         """Wait for ``count`` frames on one pair; return what came within ``seconds``. ``post`` must come first.
 
         Raises:

@@ -53,7 +53,7 @@ class Receiver:
             self._posted[head] = buffer
         return head != NOTHING
 
-    def receive(self, count: int = 1, seconds: float = 5.0) -> list[Frame]:
+    def receive(self, count: int = 1, seconds: float = 30.0) -> list[Frame]:
         """Wait for ``count`` frames; return those that came within ``seconds``, in order.
 
         Raises:

@@ -26,7 +26,7 @@ class Sender:
         self._arena = Arena(queue.memory, _ARENA_BYTES, packed=queue.packed)
         self._pending = 0
 
-    def send(self, frames: Sequence[Frame], layout: Layout = PLAIN, seconds: float = 5.0) -> None:
+    def send(self, frames: Sequence[Frame], layout: Layout = PLAIN, seconds: float = 30.0) -> None:
         """Send every frame and wait until the device has used them all.
 
         Raises:

@@ -26,14 +26,14 @@ class Session:
         frontend: what was negotiated.
     """
 
-    def __init__(self, sock: socket.socket, seconds: float = 10.0) -> None:
+    def __init__(self, sock: socket.socket, seconds: float = 30.0) -> None:
         sock.settimeout(seconds)
         self._socket = sock
         self._seconds = seconds
         self.frontend = Frontend()
 
     @classmethod
-    def connect(cls, path: str | Path, seconds: float = 10.0) -> Self:
+    def connect(cls, path: str | Path, seconds: float = 30.0) -> Self:
         """Connect to a back-end that listens at ``path``, or will within ``seconds``.
 
         Raises:

@@ -64,8 +64,7 @@ def compiled(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """``compiled``, and made a part of whatever calls it.
 
-    A call that is not inlined passes a context as some seventy words on the stack: that takes as long as the work
-    itself, in a function that is called for every frame.
+    For what is called for every frame, and does so little that the call itself counts.
     """
     return _jitted(function, forceinline=True)
 

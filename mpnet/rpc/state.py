@@ -11,6 +11,7 @@ class RingReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         queue: its queue pair; None for the control queue.
+        worker: slot of the worker that serves it; None while none does.
         direction: "rx" and "tx" as the guest sees them, or "control".
         state: a ``layout.RingState`` in lower case.
         fault: a ``layout.Fault`` in lower case.
@@ -25,6 +26,7 @@ class RingReport(msgspec.Struct, kw_only=True):
     """
 
     queue: int | None
+    worker: int | None
     direction: str
     state: str
     fault: str

@@ -2,7 +2,7 @@
 
 ``/mpnet-capture.<device>`` is made by control, filled by workers and emptied by one reader. Behind a page for its
 header it has a *lane* for each queue pair, a ring of records with one writer, the worker that serves the pair,
-and one reader; lanes that are not captured are never touched and so cost nothing. A lane that is full takes no
+and one reader; lanes that are not captured are never touched and cost nothing. A lane that is full takes no
 more: what does not fit is counted, and no guest waits for a reader.
 
 A record holds a frame with its virtio-net header in front. Records are whole: one that does not fit in front of
@@ -11,7 +11,7 @@ the lane's end begins at its start again, and a *filler* says so. ``HEAD`` and `
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Self
@@ -159,6 +159,21 @@ class Capture:
         memory = mmap.mmap(shm.fd, size)
         np.ndarray((1,), _HEADER, memory)[0] = (MAGIC, queue_pairs, lane_bytes, snaplen)
         return cls(device, memory), shm.fd
+
+    def reserve(self, fd: int, pairs: Iterable[int]) -> None:
+        """Take memory for the lanes of ``pairs`` now: a worker that found none later would end by SIGBUS.
+
+        Raises:
+            MpnetError: there is not so much.
+        """
+        for pair in pairs:
+            try:
+                os.posix_fallocate(fd, lane_offset(pair, self.lane_bytes), DATA + self.lane_bytes)
+            except OSError as error:
+                raise MpnetError(
+                    f"no {self.lane_bytes} bytes of shared memory for each queue pair: {error.strerror}",
+                    "choose a smaller --buffer, capture one --queue, or make room on /dev/shm",
+                ) from None
 
     @classmethod
     def attach(cls, device: str) -> Self:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 3
+VERSION = 4
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
@@ -111,6 +111,11 @@ BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
 ROUND_BUCKETS_NS = (2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
 """Upper bounds of the histogram of a worker's rounds, with one more bucket likewise."""
+MESSAGE_BUCKETS_NS = (
+    *(100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000),
+    *(50_000_000, 100_000_000, 500_000_000, 1_000_000_000, 5_000_000_000),
+)
+"""Upper bounds of the histogram of a front-end's messages, with one more bucket likewise."""
 
 _HEADER_FIELDS = [
     ("magic", "i8"),
@@ -127,8 +132,11 @@ _HEADER_FIELDS = [
     ("engine", "i8"),  # an Engine: what workers shall use
     ("negotiation", "i8"),
     ("metrics_port", "i8"),  # of the control process's exporter; 0 without one
+    ("messages", "i8", (len(MESSAGE_BUCKETS_NS) + 1,)),  # of front-ends, by how long each took
+    ("message_ns", "i8"),  # all of them together
 ]
 _RING_FIELDS = [
+    ("worker", "i8"),  # slot + 1 of the worker that serves it, or last did if that has crashed; 0: none does
     ("state", "i8"),
     ("fault", "i8"),
     ("entries", "i8"),
@@ -190,6 +198,15 @@ WORKER = _padded(_WORKER_FIELDS)
 EVENT = _padded(_EVENT_FIELDS)
 TRACE_BYTES = -(-(CACHE_LINE + TRACE_ENTRIES * EVENT.itemsize) // PAGE) * PAGE
 """A trace: how many events it ever held, and the last ones; in whole pages, so that an unused one costs none."""
+
+
+def workers_of(rings: Any) -> list[int | None]:
+    """Slot of the worker that serves each queue pair, None where none does.
+
+    Args:
+        rings: all ring records of a device, or a copy of them.
+    """
+    return [worker - 1 if worker else None for worker in rings["worker"][:-1:2].tolist()]
 
 
 def ring_count(queue_pairs: int) -> int:

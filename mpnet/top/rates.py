@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 import psutil
 
-from mpnet.config.device import spread
 from mpnet.segment.attachments import Attachments
-from mpnet.segment.layout import DropReason, Fault, Negotiation, RingState
+from mpnet.segment.layout import DropReason, Fault, Negotiation, RingState, workers_of
 from mpnet.segment.segment import Segment
 
 
@@ -49,11 +48,11 @@ class DirectionRates(msgspec.Struct, kw_only=True):
 
 
 class QueueRates(msgspec.Struct, kw_only=True):
-    """One queue pair, and the slot of the worker that serves it."""
+    """One queue pair, and the slot of the worker that serves it; None while none does."""
 
     device: str
     queue: int
-    worker: int
+    worker: int | None
     rx: DirectionRates
     tx: DirectionRates
 
@@ -171,9 +170,10 @@ class Sampler:
 
 
 def _read(segment: Segment) -> _Counters:
-    workers = np.array(segment.workers[: max(1, int(segment.header.workers))])
+    # Both before the processes are looked at, which takes long: their rates are to agree.
+    rings, workers = np.array(segment.rings), np.array(segment.workers[: max(1, int(segment.header.workers))])
     cpu = {_process(worker): _cpu_seconds(int(worker["pid"])) for worker in workers}
-    return _Counters(segment, np.array(segment.rings), workers, cpu)
+    return _Counters(segment, rings, workers, cpu)
 
 
 def _process(worker: Any) -> tuple[int, int]:
@@ -192,7 +192,7 @@ def _cpu_seconds(pid: int) -> float:
 def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> DeviceRates:
     header = after.segment.header
     pairs, workers = after.segment.queue_pairs, len(after.workers)
-    owners = spread(pairs, workers)
+    owners = workers_of(after.rings)
     queues = [
         QueueRates(
             device=name,
@@ -246,7 +246,6 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
     used = after.cpu[process]
     bursts = int(new["bursts"].sum()) - int(old["bursts"].sum())
     packets = int(new["burst_packets"]) - int(old["burst_packets"])
-    owners = spread(after.segment.queue_pairs, len(after.workers))
     return WorkerRates(
         device=name,
         worker=slot,
@@ -258,7 +257,7 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
         wakeups=_per_second(old["wakeups"], new["wakeups"], seconds),
         heartbeat_age=max(0.0, time.monotonic() - int(new["heartbeat_ns"]) / 1e9),
         restarts=int(new["restarts"].sum()),
-        queues=[pair for pair, owner in enumerate(owners) if owner == slot],
+        queues=[pair for pair, owner in enumerate(workers_of(after.rings)) if owner == slot],
     )
 
 

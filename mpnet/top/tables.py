@@ -92,13 +92,17 @@ def queue_columns(history: History, width: int) -> tuple[Column, ...]:
     return (
         Column("device", lambda queue: queue.device),
         Column("queue", lambda queue: queue.queue),
-        Column("wkr", lambda queue: queue.worker),
+        Column("wkr", lambda queue: -1 if queue.worker is None else queue.worker, _worker_of),
         *_rates(find),
         Column(
             "trend", lambda queue: queue.packets, lambda queue: history.line(queue.device, queue.queue, trend)
         ),
         *([Column("state", _states)] if width >= _WIDE else []),
     )
+
+
+def _worker_of(queue: QueueRates) -> str:
+    return "none" if queue.worker is None else str(queue.worker)
 
 
 def _states(queue: QueueRates) -> str:
@@ -115,7 +119,7 @@ DEFAULT_SORT: Mapping[str, str] = MappingProxyType({"devices": "device", "queues
 
 def queue_text(queue: QueueRates, worker: WorkerRates | None, history: History, width: int) -> str:
     """All about one queue pair."""
-    lines = [f"{queue.device}  queue pair {queue.queue}  worker {queue.worker}", ""]
+    lines = [f"{queue.device}  queue pair {queue.queue}  worker {_worker_of(queue)}", ""]
     lines.append(f"{'':14}{'rx':>14}{'tx':>14}")
     both = (queue.rx, queue.tx)
     rows: list[tuple[str, Callable[[DirectionRates], str]]] = [

@@ -30,7 +30,7 @@ _MAX_SEGMENTS = 64
 # With as many segments each, less than the 1000 packets that a TAP and a queueing discipline hold.
 _MESSAGES = 12
 # A limit for a hang, not a measure: TCG on a busy machine is slow.
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 Received = list[list[bytes]]
 """Payloads of datagrams in the order of their arrival, by flow."""

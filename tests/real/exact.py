@@ -23,8 +23,8 @@ FLOWS = 64
 _WINDOW = 64
 _FLOW_WINDOW = 8
 _BATCH = 16
+_RECEIVE_BYTES = 1 << 20
 _PROBE_SECONDS = 1.0
-_PATIENCE = 60.0
 _IPV4 = 0x0800
 _ETHERTYPE = 0x88B5  # IEEE 802: for local experiments
 _NUMBER = struct.Struct(">HQ")
@@ -91,6 +91,8 @@ class Exchange:
         self._address = (tap, _IPV4)
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE))
         self._sock.bind((tap, _ETHERTYPE))
+        # Windows of all queue pairs at once: the default holds 300 such frames or so.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         self._sock.settimeout(0.001)
         self._sending = True
         self._stopping = False
@@ -127,9 +129,7 @@ class Exchange:
         self._wait(lambda: not any(lane.under_way for lane in self.lanes), "the last were sent")
 
     def _wait(self, condition: Callable[[], bool], after: str) -> None:
-        wait_until(
-            lambda: self._failures or condition(), f"frames both ways on all queues after: {after}", _PATIENCE
-        )
+        wait_until(lambda: self._failures or condition(), f"frames both ways on all queues after: {after}")
         if self._failures:
             raise self._failures[0]
 

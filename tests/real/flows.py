@@ -10,10 +10,9 @@ from typing import Self
 
 from mpnet.guest.linux.agent import GuestError, Job
 from mpnet.guest.linux.guest import LinuxGuest
-from tests.real.running import wait_until
+from tests.real.running import PATIENCE, wait_until
 
 _CHUNK = 1 << 16
-_PATIENCE = 60.0
 
 
 class _Flow:
@@ -25,7 +24,7 @@ class _Flow:
         self.failure = ""
         self._stopping = False
         self._listener = socket.create_server((host, 0))
-        self._listener.settimeout(_PATIENCE)
+        self._listener.settimeout(PATIENCE)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
 
@@ -108,7 +107,7 @@ class Flows:
             assert not any(flow.failure for flow in self._flows), (after, [flow.failure for flow in self._flows])
             return all(flow.moved > start + _CHUNK for flow, start in zip(self._flows, before, strict=True))
 
-        wait_until(all_moved, f"all flows go on after: {after}", _PATIENCE)
+        wait_until(all_moved, f"all flows go on after: {after}")
 
 
 def expect_answers(address: str, flows: int = 64, port: int = 4) -> None:
@@ -134,4 +133,4 @@ def expect_answers(address: str, flows: int = 64, port: int = 4) -> None:
                 assert answer == errno.ECONNREFUSED, errno.errorcode.get(answer)
             return not waiting
 
-        wait_until(all_answered, f"{flows} flows are answered", 30)
+        wait_until(all_answered, f"{flows} flows are answered")

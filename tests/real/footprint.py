@@ -1,6 +1,9 @@
 """What processes hold: file descriptors, and memory of guests."""
 
+import socket
 from pathlib import Path
+
+import psutil
 
 from tests.real.running import Running, wait_until
 
@@ -25,8 +28,20 @@ def guest_memory(pid: int) -> set[str]:
     return {line.split()[4] for line in maps if GUEST_MEMORY in line}
 
 
+def asked(running: Running) -> bool:
+    """Whether control still holds the connection of a question, perhaps of one that has its answer."""
+    for connection in psutil.Process(running.process.pid).net_connections("all"):
+        if connection.family == socket.AF_UNIX:
+            if connection.laddr == str(running.control) and connection.raddr:
+                return True
+        elif connection.laddr.port == running.port and connection.status != psutil.CONN_LISTEN:
+            return True
+    return False
+
+
 def footprint(running: Running) -> dict[str, list[str]]:
     """Files and guest memory of control and of each worker."""
+    wait_until(lambda: not asked(running), "control has closed what was asked over")
     processes = {"control": running.process.pid}
     processes |= {f"worker {slot}": pid for slot, pid in enumerate(running.workers())}
     return {name: [*open_files(pid), *(f"memory {len(guest_memory(pid))}",)] for name, pid in processes.items()}
@@ -42,7 +57,7 @@ def expect_footprint(running: Running, expected: dict[str, list[str]]) -> None:
         return found == expected
 
     try:
-        wait_until(settled, "files and memory are as before", 10)
+        wait_until(settled, "files and memory are as before")
     except AssertionError:
         assert found == expected
 

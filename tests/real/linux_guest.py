@@ -201,9 +201,16 @@ class _Peer:
 
 def ping(guest: LinuxGuest, host: str, *, count: int = 3, size: int = 56) -> None:
     """Assert that the host answers all of the guest's echo requests of `size` bytes."""
-    # The first one may wait for a neighbour's address: five seconds are for a slow machine.
-    said = guest.check(f"ping -c {count} -i 0.1 -W 5 -s {size} {host}")
+    # The first one may wait for a neighbour's address, and the machine be slow.
+    said = guest.check(f"ping -c {count} -i 0.1 -W 30 -s {size} {host}")
     assert re.search(rf"{count} packets received, 0% packet loss", said), said
+
+
+def fragments(guest: LinuxGuest) -> int:
+    """How many fragments of IPv4 packets the guest has sent and received."""
+    names, values = guest.check("grep ^Ip: /proc/net/snmp").splitlines()
+    counted = dict(zip(names.split()[1:], map(int, values.split()[1:]), strict=True))
+    return int(counted["FragCreates"] + counted["ReasmReqds"])
 
 
 def ethtool_statistics(guest: LinuxGuest, interface: str = "eth0") -> dict[str, int]:

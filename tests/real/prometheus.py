@@ -15,7 +15,7 @@ from mpnet.guest import debian
 from tests.real.running import free_port, wait_until
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
-_PATIENCE_SECONDS = 20
+_PATIENCE_SECONDS = 120
 
 
 class Prometheus:
@@ -88,24 +88,27 @@ class Prometheus:
         """Ask the HTTP API; what it answers as ``data``."""
         what = f"{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(f"http://{self.address}/api/v1/{what}", timeout=20) as answer:
+            with urllib.request.urlopen(
+                f"http://{self.address}/api/v1/{what}", timeout=_PATIENCE_SECONDS
+            ) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def page(self, path: str) -> str:
         """A page as it is sent, no script of it run; "metrics" is what it says of itself."""
-        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=_PATIENCE_SECONDS) as answer:
             return str(answer.read().decode())
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of every series that an expression gives now."""
-        result = self.api("query", query=expression)["result"]
+    def query(self, expression: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of every series that an expression gives now, or gave at a time."""
+        when = {} if at is None else {"time": str(at)}
+        result = self.api("query", query=expression, **when)["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
-    def value(self, expression: str) -> float:
+    def value(self, expression: str, at: float | None = None) -> float:
         """The value of an expression of one series, 0 where there is none."""
-        values = [value for _, value in self.query(expression)]
+        values = [value for _, value in self.query(expression, at)]
         assert len(values) <= 1, f"{expression} gives {len(values)} series"
         return values[0] if values else 0.0
 
@@ -130,7 +133,7 @@ def browse(url: str, *options: str) -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=_PATIENCE_SECONDS,
         )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
+from tests.real.netns import network_namespace, tap
 
 MPNET = Path(sys.executable).with_name("mpnet")
-_START_SECONDS = 150
+PATIENCE = 120.0
+"""Seconds: a limit for what hangs, far beyond what a slow and busy machine takes."""
+_START_SECONDS = 240
 """As a start may compile the data path."""
 
 
@@ -96,12 +100,12 @@ class Running:
         """End it as a service manager does; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End it as a crash does; its workers live on."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     @property
     def log(self) -> str:
@@ -124,7 +128,7 @@ class Running:
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         """One scrape: values by sample name and sorted labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -142,6 +146,18 @@ class Running:
         )
 
 
+@contextlib.contextmanager
+def running_on_tap(queue_pairs: int = 1, **more: Any) -> Iterator[Running]:
+    """A device on "tap0" of a network namespace of its own, and ``more`` of what ``Running`` takes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
+        network_namespace(),
+        tap("tap0"),
+        Running(Path(folder), "tap0", queue_pairs, **more) as running,
+    ):
+        yield running
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody uses."""
     with socket.socket() as sock:
@@ -149,7 +165,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait for something that the test has caused; ``what`` names it when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():

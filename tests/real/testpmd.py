@@ -16,7 +16,7 @@ _PACKAGES = ("dpdk-dev", "librte-net-virtio23")
 MAC = "52:54:00:80:00:02"
 """Of the port."""
 _PROMPT = b"testpmd> "
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 120.0
 
 
 def require_testpmd() -> None:
@@ -70,7 +70,7 @@ class Testpmd:
     def _end(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(20)
+            self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -6,19 +6,17 @@ Its TAP has no virtio-net headers, and it forwards frames as they are: it takes 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from mpnet.bench.bed import Bed
-from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
+from mpnet.bench.bed import NO_WIRE, Bed
+from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.child import Child, absent, said
-from mpnet.bench.system import Device, Endpoint
+from mpnet.bench.system import Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.bench.testpmd import PROGRAM, START_SECONDS, Forwarder, testpmd
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
-from mpnet.guest.driver import Driver, Setup
 from mpnet.virtio.features import Feature, mask
 
 _TAP = "dpdk0"
@@ -50,37 +48,25 @@ class Dpdk(Driven):
 
     @contextmanager
     def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
-        """Start testpmd with its vhost port alone: it frees what it receives, or sends it back."""
-        path = _socket(bed)
-        forwarder = Forwarder(
-            name="dpdk", ports=[_vhost(path)], cpu=bed.device_cpu, mode="io" if case.echo else "rxonly"
-        )
-        with testpmd(bed, forwarder) as program:
-            _wait(program, path.exists)
-            yield Endpoint(path, lambda: [program.process.pid], program.wake, program.sleep)
+        """Start testpmd. With its vhost port alone it frees what it receives, or sends it back.
 
-    @contextmanager
-    def device(self, bed: Bed, case: Case) -> Iterator[Device]:
-        """Start testpmd and attach; it polls without a rest, so that it is stopped between turns."""
-        path = _socket(bed)
+        It polls without a rest, so that it is to be stopped between turns.
+        """
+        path = bed.path("dpdk.sock")
+        path.unlink(missing_ok=True)
+        alone = case.kind in RINGS_ALONE
+        vhost = f"net_vhost0,iface={path},queues={case.queue_pairs}"
         forwarder = Forwarder(
-            name="dpdk", ports=[_vhost(path), f"net_tap0,iface={_TAP}"], cpu=bed.device_cpu, mode="io"
+            name="dpdk",
+            ports=[vhost] if alone else [vhost, f"net_tap0,iface={_TAP}"],
+            cpus=[bed.device_cpu],
+            mode="rxonly" if alone and not case.echo else "io",
+            queue_pairs=case.queue_pairs,
         )
         with testpmd(bed, forwarder) as program, IPRoute() as ip:
-            _wait(program, lambda: bool(ip.link_lookup(ifname=_TAP)))
-            wire = bed.wire(_TAP)
-            with Driver.connect(path, Setup(ring_size=RING_SIZE, features=case.features)) as driver:
-                yield Device(wire, driver.pairs, lambda: [program.process.pid], program.wake, program.sleep)
-
-
-def _socket(bed: Bed) -> Path:
-    path = bed.path("dpdk.sock")
-    path.unlink(missing_ok=True)
-    return path
-
-
-def _vhost(path: Path) -> str:
-    return f"net_vhost0,iface={path},queues=1"
+            _wait(program, path.exists if alone else lambda: bool(ip.link_lookup(ifname=_TAP)))
+            wire = NO_WIRE if alone else bed.wire(_TAP)
+            yield Endpoint(path, lambda: [program.process.pid], wire, program.wake, program.sleep)
 
 
 def _wait(program: Child, ready: Callable[[], bool]) -> None:

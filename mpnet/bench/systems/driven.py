@@ -1,11 +1,10 @@
-"""What all systems with a device have in common: the embedded driver does the work."""
+"""What all systems with a device have in common: a driver is attached, and does the work."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from mpnet.bench.bed import Bed, Wire
-from mpnet.bench.case import RINGS_ALONE, Case
+from mpnet.bench.bed import GUEST_MAC, Bed, Wire
+from mpnet.bench.case import RING_SIZE, RINGS_ALONE, Case
 from mpnet.bench.idle import idle
 from mpnet.bench.linux import linux
 from mpnet.bench.ping import ping_pong
@@ -13,23 +12,58 @@ from mpnet.bench.ring import ring
 from mpnet.bench.scale import scale
 from mpnet.bench.system import Device, Endpoint, Turn
 from mpnet.bench.work import work
+from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.linux.qemu import TapNic, VhostUserNic
+from mpnet.virtio.features import Feature, mask
+
+_MEMORY_STEP = 64 << 20
+_LEAST_MEMORY = 128 << 20
+_AROUND_BYTES = 6144
+"""Beside a frame: an rx buffer, and what frames are rounded up to."""
 
 
-class Driven(ABC):
+def memory_bytes(case: Case, ring_size: int = RING_SIZE) -> int:
+    """Guest memory with room for every buffer of every ring, twice."""
+    needed = 2 * case.queue_pairs * ring_size * (case.frame_bytes * case.segments + _AROUND_BYTES)
+    return max(_LEAST_MEMORY, -(-needed // _MEMORY_STEP) * _MEMORY_STEP)
+
+
+@contextmanager
+def attached(endpoint: Endpoint, case: Case, ring_size: int = RING_SIZE) -> Iterator[Device]:
+    """Attach the embedded driver to a device."""
+    setup = Setup(
+        queue_pairs=case.queue_pairs,
+        ring_size=ring_size,
+        features=case.features | (mask(Feature.MQ) if case.queue_pairs > 1 else 0),
+        memory=(memory_bytes(case, ring_size),),
+    )
+    with Driver.connect(endpoint.path, setup) as driver:
+        yield Device(
+            endpoint.wire, driver.pairs, endpoint.family, endpoint.wake, endpoint.sleep, endpoint.segment
+        )
+
+
+def vhost_user_nic(endpoint: Endpoint, queue_pairs: int) -> VhostUserNic:
+    """What QEMU is told of a device, for a Linux guest."""
+    return VhostUserNic(socket=str(endpoint.path), mac=GUEST_MAC.hex(":"), queue_pairs=queue_pairs)
+
+
+class Driven:
     """A system that makes a device."""
 
-    @abstractmethod
-    def device(self, bed: Bed, case: Case) -> AbstractContextManager[Device]:
-        """Start a device for a case, with the driver attached."""
+    def endpoint(self, bed: Bed, case: Case) -> AbstractContextManager[Endpoint]:
+        """Start a device for a case, behind a vhost-user socket; without a TAP for rings alone."""
+        raise NotImplementedError(f"{self} is behind no vhost-user socket: {case.name}, {bed.folder}")
+
+    @contextmanager
+    def device(self, bed: Bed, case: Case) -> Iterator[Device]:
+        """Start a device for a case, with the embedded driver attached."""
+        with self.endpoint(bed, case) as endpoint, attached(endpoint, case) as device:
+            yield device
 
     def nic(self, bed: Bed, case: Case) -> AbstractContextManager[tuple[Wire, VhostUserNic | TapNic]]:
         """Have a device ready for a Linux guest: its TAP, and what QEMU is told of it."""
         raise NotImplementedError(f"{self} is behind no Linux guest: {case.name}, {bed.folder}")
-
-    def endpoint(self, bed: Bed, case: Case) -> AbstractContextManager[Endpoint]:
-        """Start a device with no TAP for a case, where ``serves`` says that there is one."""
-        raise NotImplementedError(f"{self} has no device without a TAP: {case.name}, {bed.folder}")
 
     @contextmanager
     def open(self, bed: Bed, case: Case) -> Iterator[Turn]:

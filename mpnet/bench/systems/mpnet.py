@@ -12,17 +12,15 @@ import psutil
 
 import mpnet
 from mpnet.bench.bed import GUEST_MAC, NO_WIRE, Bed, Wire
-from mpnet.bench.case import RING_SIZE, Case
+from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.child import Child, child
-from mpnet.bench.system import Device, Endpoint
-from mpnet.bench.systems.driven import Driven
-from mpnet.config.device import TAP
+from mpnet.bench.system import Endpoint
+from mpnet.bench.systems.driven import Driven, vhost_user_nic
+from mpnet.config.device import ECHO, NULL, TAP
 from mpnet.errors import MpnetError
-from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.linux.qemu import VhostUserNic
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
-from mpnet.virtio.features import Feature, mask
 
 _MPNET = "from mpnet.cli.main import main; main()"
 """The ``mpnet`` of this very installation, wherever its script is."""
@@ -33,8 +31,6 @@ _POLL_US = 200
 """In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
 _RINGS_POLL_US = 50
 """Of a worker whose rings alone are measured: its peer never sleeps."""
-_MEMORY_BYTES = 128 << 20
-"""As QEMU's machine has."""
 
 
 class Mpnet(Driven):
@@ -55,73 +51,48 @@ class Mpnet(Driven):
         return True
 
     @contextmanager
-    def device(self, bed: Bed, case: Case) -> Iterator[Device]:
-        """Serve it on a TAP of its own, with a worker for each queue pair, and attach."""
-        with served(bed, Service(words=_options(bed, case), setup=_setup(case))) as device:
-            yield device
+    def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
+        """Serve it with a worker for each queue pair, on a TAP of its own or with a back-end that has none."""
+        cpus = f"cpus={_cpus(bed, case.queue_pairs)}"
+        if case.kind in RINGS_ALONE:
+            words, backend = f"{cpus},poll-us={_RINGS_POLL_US}", ECHO if case.echo else NULL
+        else:
+            words, backend = f"gro=on,{cpus},poll-us={_POLL_US if case.polled else 0}", TAP
+        service = Service(words=words, queue_pairs=case.queue_pairs, backend=backend)
+        with serving(bed, service) as endpoint:
+            yield endpoint
 
     @contextmanager
     def nic(self, bed: Bed, case: Case) -> Iterator[tuple[Wire, VhostUserNic]]:
-        """Serve it on a TAP of its own, with one worker, for a guest."""
-        service = Service(words=_options(bed, case), setup=Setup())
-        with (
-            bed.tap("mpnet0") as wire,
-            _run(bed, _words(bed, wire, f"bench{os.getpid()}", service)),
-        ):
-            yield wire, VhostUserNic(socket=str(bed.path("mpnet.sock")), mac=GUEST_MAC.hex(":"))
-
-    @contextmanager
-    def endpoint(self, bed: Bed, case: Case) -> Iterator[Endpoint]:
-        """Serve it with one of the back-ends that have no TAP."""
-        name = f"bench{os.getpid()}"
-        path = bed.path("mpnet.sock")
-        backend = "echo" if case.echo else "null"
-        words = f"id={name},backend={backend},socket={path},cpus={_cpus(bed, 1)},poll-us={_RINGS_POLL_US}"
-        with _run(bed, words) as program:
-            yield Endpoint(path, lambda: _family(name, program))
+        """Serve it for a guest."""
+        with self.endpoint(bed, case) as endpoint:
+            yield endpoint.wire, vhost_user_nic(endpoint, case.queue_pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """How a device is served, and to whom.
+    """How a device is served.
 
     Args:
         words: further words of the device string.
-        setup: the driver's; the device has as many queue pairs.
+        queue_pairs: it has.
         mtu: of device and TAP.
         backend: what is behind it; only "tap" has a TAP.
     """
 
     words: str
-    setup: Setup
+    queue_pairs: int = 1
     mtu: int = 1500
     backend: str = TAP
 
 
 @contextmanager
-def served(bed: Bed, service: Service) -> Iterator[Device]:
-    """A device of ``mpnet run``, on a TAP of its own if on any, with the embedded driver attached."""
+def serving(bed: Bed, service: Service) -> Iterator[Endpoint]:
+    """A device of ``mpnet run``, on a TAP of its own if on any."""
     # Shared memory has no namespace: the name must be nobody else's.
     name = f"bench{os.getpid()}"
-    with (
-        _behind(bed, service) as wire,
-        _run(bed, _words(bed, wire, name, service)) as program,
-        Driver.connect(bed.path("mpnet.sock"), service.setup) as driver,
-    ):
-        yield Device(wire, driver.pairs, lambda: _family(name, program), segment=name)
-
-
-def _setup(case: Case) -> Setup:
-    return Setup(
-        queue_pairs=case.queue_pairs,
-        ring_size=RING_SIZE,
-        features=case.features | (mask(Feature.MQ) if case.queue_pairs > 1 else 0),
-        memory=(_MEMORY_BYTES,),
-    )
-
-
-def _options(bed: Bed, case: Case) -> str:
-    return f"gro=on,cpus={_cpus(bed, case.queue_pairs)},poll-us={_POLL_US if case.polled else 0}"
+    with _behind(bed, service) as wire, _run(bed, _words(bed, wire, name, service)) as program:
+        yield Endpoint(bed.path("mpnet.sock"), lambda: _family(name, program), wire, segment=name)
 
 
 def _cpus(bed: Bed, queue_pairs: int) -> str:
@@ -131,14 +102,14 @@ def _cpus(bed: Bed, queue_pairs: int) -> str:
 def _behind(bed: Bed, service: Service) -> AbstractContextManager[Wire]:
     if service.backend != TAP:
         return nullcontext(NO_WIRE)
-    return bed.tap("mpnet0", queues=service.setup.queue_pairs, mtu=service.mtu)
+    return bed.tap("mpnet0", queues=service.queue_pairs, mtu=service.mtu)
 
 
 def _words(bed: Bed, wire: Wire, name: str, service: Service) -> str:
     behind = f"tap={wire.name}" if service.backend == TAP else f"backend={service.backend}"
     return (
         f"id={name},{behind},socket={bed.path('mpnet.sock')},mac={GUEST_MAC.hex(':')},"
-        f"queue-pairs={service.setup.queue_pairs},mtu={service.mtu},{service.words}"
+        f"queue-pairs={service.queue_pairs},mtu={service.mtu},{service.words}"
     )
 
 

@@ -8,3 +8,4 @@ from mpnet.bench.systems.qemu import Qemu
 
 OURS: System = Mpnet()
 PEERS: tuple[System, ...] = (Limit(), Qemu(), Dpdk())
+SYSTEMS = {system.name: system for system in (OURS, *PEERS)}

@@ -69,7 +69,9 @@ def write(results: Results, target: Path) -> Path:
     """
     target.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(FONT):
-        sections = _bench(results, target) if results.bench else _experiment(results, target)
+        sections = [*_experiment(results, target), *_bench(results, target)]
+    around = [*_environment(results.records), *_anomalies(results.records)]
+    sections.append(_Section("Environment", around))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mpnet.experiment.report", "."),
         autoescape=True,
@@ -91,18 +93,20 @@ def write(results: Results, target: Path) -> Path:
 
 def _experiment(results: Results, target: Path) -> list[_Section]:
     sections = []
-    for family in families(results.records):
+    for family in families(results.trials):
         title = family.figure.title.capitalize()
         tables = [_configurations(family), *_effects(family)]
         sections.append(_Section(title, tables, [_show(each, target) for each in pictures(family)]))
-    return [*sections, _Section("Environment", [*_environment(results.records), *_anomalies(results.records)])]
+    return sections
 
 
 def _bench(results: Results, target: Path) -> list[_Section]:
-    heads = ("case", "system", "mean", "unit", "mpnet is … times better", "rounds")
+    if not results.turns:
+        return []
+    heads = ("case", "figure", "system", "mean", "unit", "mpnet is … times better", "rounds")
     table = Table("", "Ratios with their 95 % intervals, over the rounds' own ratios.", heads,
-                  peers.rows(results.records), ("mean", "mpnet is … times better", "rounds"))  # fmt: skip
-    picture = peers.picture(results.records)
+                  peers.rows(results.turns), ("mean", "mpnet is … times better", "rounds"))  # fmt: skip
+    picture = peers.picture(results.turns)
     return [_Section("mpnet against its peers", [table], [_show(picture, target)] if picture else [])]
 
 
@@ -176,7 +180,11 @@ def _environment(records: Sequence[Record]) -> Iterable[Table]:
         machine = record.machine
         assert machine is not None
         own = [each.conditions for each in records if each.host == host and each.conditions is not None]
-        versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+        versions: dict[str, str] = {}
+        for each in records:
+            if each.host == host and each.machine is not None:
+                versions |= each.machine.versions
+        waits = [each.wait for each in own if each.wait is not None]
         rows += [
             ("host", host),
             ("processors", f"{machine.cpus} × {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB of memory"),
@@ -184,13 +192,13 @@ def _environment(records: Sequence[Record]) -> Iterable[Table]:
             ("frequency", f"{machine.governor or 'no governor'}, {max(each.mhz for each in own):,.0f} MHz"),
             ("driver on processors", ", ".join(map(str, machine.driver_cpus))),
             ("device on processors", ", ".join(map(str, machine.device_cpus))),
-            ("versions", versions),
+            ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
             ("commit", machine.commit or "none"),
             ("load before trials", f"{min(each.load_average for each in own):.1f} to "
              f"{max(each.load_average for each in own):.1f}"),
             ("stolen by the hypervisor, at most", percent(max(each.steal for each in own))),
             ("other work, at most", percent(max(each.others for each in own))),
-            ("driver waited, at most", percent(max(each.wait for each in own))),
+            ("driver waited, at most", percent(max(waits)) if waits else "not told"),
         ]  # fmt: skip
     if rows:
         yield Table("", "", ("what", ""), rows)
@@ -206,9 +214,9 @@ def _anomalies(records: Sequence[Record]) -> Iterable[Table]:
 
 def _summary(results: Results) -> str:
     blocks = len({record.replicate for record in results.records})
-    if results.bench:
+    if not results.trials:
         return f"{blocks} rounds; every system had its turn in each."
-    configurations = sum(len(family.configurations) for family in families(results.records))
+    configurations = sum(len(family.configurations) for family in families(results.trials))
     seconds = max(record.seconds for record in results.records)
     return (
         f"{len(results.records)} trials: {configurations} configurations in {blocks} blocks, each in random "
@@ -224,13 +232,12 @@ def _warnings(results: Results) -> list[str]:
     doubtful = [record for record in records if record.anomalies]
     if doubtful:
         said.append(f"In {len(doubtful)} of {len(records)} trials something was odd: see the end of the page.")
-    if not results.bench:
-        apart = [row for family in families(records) for row in analysis.table(family) if row.disagree]
-        if apart:
-            said.append(
-                f"In {len(apart)} configurations the replicates disagree by more than {analysis.DISAGREE:.0%}: "
-                "look at the points, not at the mean."
-            )
+    apart = [row for family in families(results.trials) for row in analysis.table(family) if row.disagree]
+    if apart:
+        said.append(
+            f"In {len(apart)} configurations the replicates disagree by more than {analysis.DISAGREE:.0%}: "
+            "look at the points, not at the mean."
+        )
     if len({record.replicate for record in records}) < 3:
         said.append("With fewer than 3 replicates intervals say little.")
     return said

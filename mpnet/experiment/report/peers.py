@@ -6,29 +6,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpnet.experiment.analysis import Estimate, estimate
-from mpnet.experiment.record import Record
+from mpnet.experiment.record import FIGURES, Record
 from mpnet.experiment.report.plots import Picture
 from mpnet.experiment.report.style import COLOURS, MARKS, canvas
 from mpnet.experiment.report.text import interval, number
 
 _OURS = "mpnet"
-_RATES = {"packets/s", "Gbit/s"}
-"""Units of which more is better; of all others less is."""
+
+_Samples = dict[tuple[str, str, str], dict[int, float]]
+"""Values by round, for a case, one of its figures and a system."""
 
 
-def _samples(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """By case and system, one a round."""
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+def _samples(records: Sequence[Record]) -> _Samples:
+    found: _Samples = defaultdict(dict)
     for record in records:
-        found[record.factors["case"], record.factors["system"]].append(record)
-    return found
+        for name, value in record.figures.items():
+            found[record.factors["case"], name, record.factors["system"]][record.replicate] = value
+    # By case and figure, for records come round by round.
+    places = {key[:2]: place for place, key in reversed(list(enumerate(found)))}
+    return dict(sorted(found.items(), key=lambda item: places[item[0][:2]]))
 
 
-def _ratios(ours: Sequence[Record], theirs: Sequence[Record]) -> list[float]:
+def _ratios(samples: _Samples, case: str, figure: str, system: str) -> list[float]:
     """Above 1 mpnet is better; only of rounds in which both have a figure."""
-    more = theirs[0].factors["unit"] in _RATES
-    pairs = [(one.figures["value"], other.figures["value"]) for one, other in zip(ours, theirs, strict=True)]
-    return [one / other if more else other / one for one, other in pairs if one > 0 and other > 0]
+    ours, theirs = samples.get((case, figure, _OURS), {}), samples[case, figure, system]
+    if system == _OURS:
+        return []
+    pairs = [(ours[number], value) for number, value in theirs.items() if ours.get(number, 0) > 0 and value > 0]
+    return [other / one if FIGURES[figure].lower else one / other for one, other in pairs]
 
 
 def _estimate(ratios: Sequence[float]) -> Estimate:
@@ -38,34 +43,37 @@ def _estimate(ratios: Sequence[float]) -> Estimate:
 
 
 def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """A row for each case and system: mean, unit, ratio with its interval."""
+    """A row for each figure of a case on a system: mean, unit, ratio with its interval, rounds."""
     samples = _samples(records)
     found: list[tuple[str, ...]] = []
-    for (case, system), theirs in samples.items():
-        ratios = _ratios(samples[case, _OURS], theirs) if system != _OURS and (case, _OURS) in samples else []
+    for (case, figure, system), values in samples.items():
+        ratios = _ratios(samples, case, figure, system)
         shown = f"{_estimate(ratios).mean:.2f} ({interval(_estimate(ratios))})" if ratios else ""
-        mean = number(float(np.mean([each.figures["value"] for each in theirs])))
-        found.append((case, system, mean, theirs[0].factors["unit"], shown, str(len(theirs))))
+        mean = number(float(np.mean(list(values.values()))))
+        what = FIGURES[figure]
+        found.append((case, what.title, system, mean, what.unit, shown, str(len(values))))
     return found
+
+
+def _named(samples: _Samples, case: str, figure: str) -> str:
+    """A case, and which of its figures where it has several."""
+    several = len({name for other, name, _ in samples if other == case}) > 1
+    return f"{case}: {FIGURES[figure].title}" if several else case
 
 
 def picture(records: Sequence[Record]) -> Picture | None:
     """Ratios by case, every round of them; None where there is nothing to compare."""
     samples = _samples(records)
-    cases = list(dict.fromkeys(case for case, _ in samples))
-    systems = list(dict.fromkeys(system for _, system in samples if system != _OURS))
-    if not systems:
+    compared = {key: ratios for key in samples if (ratios := _ratios(samples, *key))}
+    if not compared:
         return None
+    cases = list(dict.fromkeys(key[:2] for key in compared))
+    systems = list(dict.fromkeys(system for *_, system in compared))
     figure, axes = canvas(8.4, 1.3 + 0.42 * len(cases))
     each = axes[0, 0]
-    for (case, system), theirs in samples.items():
-        if system == _OURS or (case, _OURS) not in samples:
-            continue
-        ratios = _ratios(samples[case, _OURS], theirs)
-        if not ratios:
-            continue
+    for (case, figure_name, system), ratios in compared.items():
         number_ = systems.index(system)
-        row = cases.index(case) + 0.18 * (number_ - (len(systems) - 1) / 2)
+        row = cases.index((case, figure_name)) + 0.18 * (number_ - (len(systems) - 1) / 2)
         colour, mark, found = COLOURS[number_], MARKS[number_], _estimate(ratios)
         each.scatter(ratios, [row] * len(ratios), s=16, color=colour, alpha=0.45, linewidths=0)
         if not np.isnan(found.low):
@@ -76,7 +84,7 @@ def picture(records: Sequence[Record]) -> Picture | None:
     each.axvline(1, color="#7a7a7a", linewidth=1, linestyle="--")
     each.set_xscale("log")
     each.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    each.set_yticks(range(len(cases)), cases)
+    each.set_yticks(range(len(cases)), [_named(samples, *key) for key in cases])
     each.set_ylim(len(cases) - 0.4, -0.6)
     each.grid(visible=True, axis="x", color="#d9d9d9", linewidth=0.7)
     each.grid(visible=False, axis="y")

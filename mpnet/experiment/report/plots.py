@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mpnet.experiment.factors import label
 from mpnet.experiment.frame import NUMERIC, Family
 from mpnet.experiment.record import PERCENTILES
-from mpnet.experiment.report.style import COLOURS, GRID, MARKS, canvas, interval, points, si
+from mpnet.experiment.report.style import COLOURS, GRID, MARKS, canvas, interval, points, row_inches, si, wrapped
 
 _MOST_PANELS = 6
 _MOST_LINES = 8
@@ -180,7 +180,13 @@ def _efficiency(found: pd.DataFrame, factor: str) -> Figure:
             points(each, place + shift, values, list(trials["doubtful"]), colour)
             interval(each, place + shift, values, colour, mark)
             means.append((place + shift, float(np.mean(values))))
-        each.plot(*zip(*means, strict=True), color=colour, linewidth=1.2, marker=mark, label=kind or "all trials")
+        each.plot(
+            *zip(*means, strict=True),
+            color=colour,
+            linewidth=1.2,
+            marker=mark,
+            label=wrapped(kind or "all trials"),
+        )
     each.axhline(100, color="#7a7a7a", linewidth=1, linestyle="--")
     each.set_xticks(range(len(levels)), [str(level) for level in levels])
     each.set_xlabel(factor)
@@ -201,7 +207,7 @@ def balance(family: Family) -> Iterator[Picture]:
     names = [name for name in family.configurations if name in shares][:_MOST_ROWS]
     if not names:
         return
-    figure, axes = canvas(8, 1.2 + 0.34 * len(names))
+    figure, axes = canvas(8, 1.2 + row_inches(names) * len(names))
     each = axes[0, 0]
     for row, name in enumerate(names):
         even = 100 / len(shares[name][0])
@@ -233,7 +239,7 @@ def cost(family: Family) -> Iterator[Picture]:
         return
     frame = family.frame.dropna(subset=["cpu_ns_per_packet"])
     names = [name for name in family.configurations if name in set(frame["configuration"])][:_MOST_ROWS]
-    figure, axes = canvas(8, 1.1 + 0.34 * len(names))
+    figure, axes = canvas(8, 1.1 + row_inches(names) * len(names))
     each = axes[0, 0]
     for row, name in enumerate(names):
         own = frame[frame["configuration"] == name]
@@ -252,7 +258,7 @@ def cost(family: Family) -> Iterator[Picture]:
 
 def _rows(axes: Axes, names: list[str]) -> None:
     """A row for each configuration, the first on top."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.7)
     axes.grid(visible=False, axis="y")
@@ -270,7 +276,9 @@ def latency(family: Family) -> Iterator[Picture]:
         own = family.frame[family.frame["configuration"] == name][columns]
         colour = COLOURS[number % len(COLOURS)]
         places = range(len(columns))
-        each.plot(places, own.mean(), color=colour, marker=MARKS[number % len(MARKS)], markersize=5, label=name)
+        each.plot(
+            places, own.mean(), color=colour, marker=MARKS[number % len(MARKS)], markersize=5, label=wrapped(name)
+        )
         each.fill_between(places, own.min(), own.max(), color=colour, alpha=0.13, linewidth=0)
     each.set_yscale("log")
     each.set_xticks(range(len(columns)), ["max" if share == 100 else f"p{share:g}" for share in PERCENTILES])
@@ -296,7 +304,7 @@ def _tradeoff(family: Family) -> Figure:
         own = family.frame[family.frame["configuration"] == name]
         each.scatter(
             100 * own["device_cores"], own["rtt_p50_us"], s=34, color=COLOURS[number % len(COLOURS)],
-            marker=MARKS[number % len(MARKS)], label=name, alpha=0.8,
+            marker=MARKS[number % len(MARKS)], label=wrapped(name), alpha=0.8,
         )  # fmt: skip
     each.set_xlabel("processor time of the device (% of a processor)")
     each.set_ylabel("round trip, p50 (µs)")

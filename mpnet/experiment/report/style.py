@@ -1,5 +1,6 @@
 """How all plots look: dark on light, points of single trials over means with intervals."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from mpnet.experiment.analysis import estimate
 COLOURS = ("#0b5fa5", "#c8500a", "#2e7d32", "#8e3b8e", "#7a5c00", "#007c89", "#b3123f", "#4a4a4a")
 MARKS = "osD^vPX*"
 INK, GRID = "#1c1c1c", "#d9d9d9"
+_LINE_CHARACTERS = 44
 FONT: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -43,6 +45,16 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def wrapped(text: str) -> str:
+    """A configuration's name in lines, so that it leaves room for what it names."""
+    return textwrap.fill(text, _LINE_CHARACTERS, break_long_words=False)
+
+
+def row_inches(names: Sequence[str]) -> float:
+    """How high the row of each name must be."""
+    return 0.17 + 0.17 * max(1 + wrapped(name).count("\n") for name in names)
 
 
 def si(axis: Any, unit: str = "") -> None:

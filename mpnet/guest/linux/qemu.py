@@ -30,6 +30,7 @@ class Nic:
         rx_queue_size: entries of each receive ring; None leaves QEMU's 256.
         tx_queue_size: entries of each transmit ring; None leaves QEMU's 256.
         packed: let the driver use packed virtqueues.
+        options: further words of the device, as "mrg_rxbuf=off".
         name: the id of the network back-end and prefix of the others.
     """
 
@@ -39,6 +40,7 @@ class Nic:
     rx_queue_size: int | None = None
     tx_queue_size: int | None = None
     packed: bool = False
+    options: tuple[str, ...] = ()
     name: str = "net0"
 
     def __post_init__(self) -> None:
@@ -221,7 +223,7 @@ def _device(nic: Nic, machine: Machine) -> str:
         words.append(f"tx_queue_size={nic.tx_queue_size}")
     if nic.packed:
         words.append("packed=on")
-    return ",".join(words)
+    return ",".join([*words, *nic.options])
 
 
 def _vectors(nic: Nic, machine: Machine) -> int:
