@@ -14,7 +14,7 @@ LEAST_WINDOW_NS = 10_000
 """Less than a sleep and a wake-up take: polling for less gains nothing."""
 READ_NS = 1_000
 """Between two reads of the TAP queues while there is no work: each takes as long as looking at some ten rings."""
-LOOK_NS = 20_000
+LOOK_NS = 50_000
 """Between two looks for messages and signals while nothing sleeps."""
 
 
