@@ -11,7 +11,7 @@ from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
 from mpnet.workers.consume import consume
 from mpnet.workers.echo import echo
-from mpnet.workers.poll import LOOK_NS, pace
+from mpnet.workers.poll import ROUNDS_A_LOOK, pace
 from mpnet.workers.receive import receive
 from mpnet.workers.ring import refuse_kicks
 from mpnet.workers.state import (
@@ -38,7 +38,8 @@ def serve(ctx: Context) -> None:
     """Move packets until Python's part of the worker is needed: a message, a signal, or a broken ring."""
     worker = ctx.worker[0]
     stats = ctx.stats[0]
-    began = looked = beat(ctx)
+    rounds = 0
+    began = beat(ctx)
     while True:
         before = stats.burst_packets
         busy = _serve_queues(ctx)
@@ -46,12 +47,10 @@ def serve(ctx: Context) -> None:
         moved = stats.burst_packets - before
         if moved:
             count_round(ctx, ended - began)
-        attention = False
         if pace(ctx, moved, ended):
+            rounds += 1
+            attention = rounds % ROUNDS_A_LOOK == 0 and _wait(ctx, 0)
             busy = True
-            if ended - looked >= LOOK_NS:
-                attention = _wait(ctx, 0)
-                looked = ended
         else:
             # A ring that broke is reported at once, though nothing else may happen for long.
             attention = _wait(ctx, 0 if busy or worker.broken else HEARTBEAT_MS)

@@ -1,7 +1,7 @@
 """How long a worker goes on looking before it sleeps: adaptive polling.
 
 While a worker polls it looks at every ring in each round and asks no driver for a kick; it reads a TAP queue
-after it has written to it, and every microsecond. It polls for up to its *window* after the last work. The window
+after it has written to it, and every few rounds. It polls for up to its *window* after the last work. The window
 grows as long as work comes within the budget, and shrinks to nothing when it comes later: a guest that is idle,
 or pings once a second, costs what it costs without polling. KVM's halt polling adapts by the same rule (Linux,
 Documentation/virt/kvm/halt-polling.rst).
@@ -12,10 +12,10 @@ from mpnet.workers.state import Context
 
 LEAST_WINDOW_NS = 10_000
 """Less than a sleep and a wake-up take: polling for less gains nothing."""
-READ_NS = 1_000
-"""Between two reads of the TAP queues while there is no work: each takes as long as looking at some ten rings."""
-LOOK_NS = 50_000
-"""Between two looks for messages and signals while nothing sleeps."""
+ROUNDS_A_READ = 8
+"""Rounds without work between two reads of the TAP queues: each takes as long as looking at some ten rings."""
+ROUNDS_A_LOOK = 16
+"""Rounds between two looks for messages and signals, while nothing sleeps: some tens of microseconds."""
 
 
 @compiled
@@ -37,27 +37,27 @@ def pace(ctx: Context, moved: int, now: int) -> bool:
         worker.idle_rounds += 1
         ctx.stats[0].poll_ns += now - worker.looked_ns
         if quiet >= worker.window_ns:
-            _give_up(ctx, now)
-        elif now - worker.read_ns >= READ_NS:
-            _look_at_all(ctx, now)
+            _give_up(ctx)
+        elif worker.idle_rounds % ROUNDS_A_READ == 0:
+            _look_at_all(ctx)
     elif moved and worker.poll_ns:
-        _adapt(ctx, quiet, now)
+        _adapt(ctx, quiet)
     if moved:
-        worker.worked_ns = worker.read_ns = now
+        worker.worked_ns = now
     worker.looked_ns = now
     return bool(again or worker.polling)
 
 
 @compiled
-def _give_up(ctx: Context, now: int) -> None:
+def _give_up(ctx: Context) -> None:
     """Poll no more; each ring asks for kicks when it is looked at next."""
     ctx.worker[0].polling = 0
-    _look_at_all(ctx, now)
+    _look_at_all(ctx)
     ctx.stats[0].poll_misses += 1
 
 
 @compiled
-def _adapt(ctx: Context, quiet: int, now: int) -> None:
+def _adapt(ctx: Context, quiet: int) -> None:
     """Work came after ``quiet`` nanoseconds for which no poll was under way: set the window, and begin."""
     worker = ctx.worker[0]
     if quiet <= worker.poll_ns:
@@ -69,12 +69,11 @@ def _adapt(ctx: Context, quiet: int, now: int) -> None:
     if worker.window_ns:
         worker.polling = 1
         worker.idle_rounds = 0
-        _look_at_all(ctx, now)
+        _look_at_all(ctx)
 
 
 @compiled
-def _look_at_all(ctx: Context, now: int) -> None:
-    ctx.worker[0].read_ns = now
+def _look_at_all(ctx: Context) -> None:
     for i in range(ctx.worker[0].pairs):
         ctx.rings[2 * ctx.pairs[i]].ready = 1
         ctx.rings[2 * ctx.pairs[i] + 1].ready = 1

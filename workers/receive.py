@@ -13,7 +13,7 @@ import errno
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_u8, store_u8, store_u16
-from mpnet.jit.syscalls import readv
+from mpnet.jit.syscalls import read, readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
@@ -51,6 +51,10 @@ _TOO_LONG = int(DropReason.TOO_LONG)
 _BAD_HEADER = int(DropReason.BAD_HEADER)
 _BROKEN = int(DropReason.BROKEN)
 _LONG_HEADER = net_header.BYTES
+_SHORT = 256
+"""Bytes of a frame that is copied once more in less time than the kernel takes to read into several buffers."""
+_SHORTS = 16
+"""Short frames in a row after which another is expected: a long one would be copied once more, too."""
 
 # What became of an attempt to receive a frame, where it is not the frame's length.
 _DRAINED = -1  # the TAP has none
@@ -173,11 +177,13 @@ def _read_frame(ctx: Context, index: int) -> int:
     if count:
         return _read_placed(ctx, index, count)
     # What became of the frame's header is looked at in the window, which must therefore hold it.
-    direct = 0 if ring.staged or window.bytes < ring.header_bytes else direct_bytes(ctx)
+    spilling = ring.staged or ring.shorts >= _SHORTS or window.bytes < ring.header_bytes
+    direct = 0 if spilling else direct_bytes(ctx)
     length = _read_tap(ctx, index, direct)
     if length < 0:
         return length
     window.reads += 1
+    ring.shorts = ring.shorts + 1 if length <= _SHORT else 0
     if direct:
         ring.expected = length
         gso_type = load_u8(_header(ctx, index, window.begin) + GSO_TYPE)
@@ -212,11 +218,13 @@ def _read_placed(ctx: Context, index: int, count: int) -> int:
 def _read_tap(ctx: Context, index: int, direct: int) -> int:
     """Read a frame into the window's first ``direct`` bytes and the spill; returns its length or an outcome."""
     ring = ctx.rings[index]
+    if direct == 0:
+        return _checked(ctx, index, read(ring.tap_fd, ring.spill, SPILL_BYTES))
     window = ctx.window[0]
-    slots = min(window.end - window.begin, MAX_READ_SEGMENTS) if direct else 0
+    slots = min(window.end - window.begin, MAX_READ_SEGMENTS)
     room = max(SPILL_BYTES - direct, 0)
     # The next slot is not in use when the read ends: the window is translated anew beyond its end, and what
-    # MAX_READ_SEGMENTS cuts off, or is left out as a whole, is put back.
+    # MAX_READ_SEGMENTS cuts off is put back.
     after = window.begin + slots
     base, size = iovec_base(ctx, after), iovec_length(ctx, after)
     set_iovec(ctx, after, ring.spill + min(direct, SPILL_BYTES), room)
@@ -228,15 +236,19 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
 @compiled
 def _read_slots(ctx: Context, index: int, slot: int, count: int) -> int:
     """Read a frame into ``count`` slots from ``slot`` on; returns its length or an outcome."""
-    ring = ctx.rings[index]
-    length = readv(ring.tap_fd, ctx.worker[0].iovecs + 16 * slot, count)
+    return _checked(ctx, index, readv(ctx.rings[index].tap_fd, ctx.worker[0].iovecs + 16 * slot, count))
+
+
+@compiled
+def _checked(ctx: Context, index: int, length: int) -> int:
+    """The length of a frame as the TAP gave it, if that can be one; else an outcome."""
     if length in (-errno.EAGAIN, -errno.EINTR):
         return _DRAINED
     if length == -errno.EFAULT:
         ctx.worker[0].memory_lost += 1
         count_drop(ctx, index, _BROKEN)
         return _DRAINED
-    if length < ring.header_bytes:
+    if length < ctx.rings[index].header_bytes:
         # EBADFD: the queue is detached, or the TAP is gone; an event comes when that changes.
         return _DRAINED
     if length > SPILL_BYTES:

@@ -77,7 +77,6 @@ WORKER = np.dtype(
         ("polling", "i8"),
         ("worked_ns", "i8"),  # end of the last round that moved something, CLOCK_MONOTONIC
         ("looked_ns", "i8"),  # end of the last round, likewise
-        ("read_ns", "i8"),  # when every TAP queue was last to be read while there was no work
         ("idle_rounds", "i8"),  # rounds of this poll since then
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
@@ -120,6 +119,7 @@ RING = np.dtype(
         ("tap_fd", "i8"),
         ("spill", "i8"),
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
+        ("shorts", "i8"),  # rx: short frames one after the other, up to now
         ("staged", "i8"),  # rx: frames are read into the spill first
         ("cut_size", "i8"),  # rx: payload of each segment of the last superframe that was cut up, 0: none
         ("cut_headers", "i8"),  # and of a segment's headers, the virtio-net header included
