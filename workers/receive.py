@@ -5,8 +5,10 @@ translated chains lies ready, long enough for a frame like the last one, and beh
 in shared memory for the rest. What went to the spill is copied on into further chains; where the driver has not
 given enough of them yet, the whole frame stays in the spill until it has, and outlives the worker there.
 
-A frame that the driver does not take as it is goes by the spill as a whole: a superframe to be segmented, and,
-for a driver without GUEST_CSUM, all frames. After one of them, the next is read there at once.
+A frame that the driver does not take as it is goes by the spill: a superframe to be segmented, and, for a driver
+without GUEST_CSUM, all frames. After one of them, the next is read there at once, or, where it is expected to be
+like the last one, right into the places of its segments (``place``). Short frames go there as well: one buffer to
+read into instead of two takes less time than copying them.
 """
 
 import errno
