@@ -45,11 +45,11 @@ def run(trials: Sequence[Trial]) -> Generator[Record, None, None]:
     processors = os.sched_getaffinity(0)
     left = list(trials)
     try:
-        # Short: a Unix socket's path has 107 bytes at most.
-        with (
-            tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp") as folder,
-            ExitStack() as stack,
-        ):  # private
+        with ExitStack() as stack:
+            # Short: a Unix socket's path has 107 bytes at most.
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp")
+            )  # private
             bed = _bed(Path(folder), trials[0].factors)
             ready = {factors: _start(stack, bed, factors) for factors in dict.fromkeys(t.factors for t in trials)}
             if trials[0].warm_up:
