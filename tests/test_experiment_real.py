@@ -75,7 +75,7 @@ def test_sweeps_that_ship_run() -> None:
 PEERS = """\
 [sweep]
 replicates = 1
-seconds = 0.3
+seconds = 1
 warm-up = 0
 [fixed]
 queue-pairs = 2
