@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpnet.bench import linux
 from mpnet.bench.bed import Bed
 from mpnet.bench.scale import processor_ns
 from mpnet.bench.systems.mpnet import control_socket
@@ -22,6 +23,9 @@ from mpnet.experiment.stand import stand
 from mpnet.experiment.work import Stand
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
+
+_DRIVERS = {"testpmd": {"testpmd": SYSTEMS["dpdk"]}, "qemu": {"qemu": SYSTEMS["qemu"]}}
+"""What drivers are made of, where that is also a system of the bench."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,15 @@ def _bed(folder: Path, factors: Factors) -> Bed:
 
 
 def _start(stack: ExitStack, bed: Bed, factors: Factors) -> _Ready:
-    system = SYSTEMS[factors.system]
-    if reason := system.absent():
-        raise MpnetError(f"{system.name} cannot be run here: {reason}")
+    parts = {factors.system: SYSTEMS[factors.system]} | _DRIVERS.get(factors.driver, {})
+    for name, part in parts.items():
+        if reason := part.absent():
+            raise MpnetError(f"{name} cannot be run here: {reason}")
+    if factors.driver == "qemu" and (reason := linux.missing()):
+        raise MpnetError(f"driver qemu cannot be run here: {reason}")
     started = stack.enter_context(stand(bed, factors))
-    return _Ready(started, machine(bed, system), _effective(bed, started))
+    versions = {name: part.version() for name, part in parts.items()}
+    return _Ready(started, machine(bed, versions), _effective(bed, started))
 
 
 def _effective(bed: Bed, started: Stand) -> dict[str, Any]:
