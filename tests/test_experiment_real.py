@@ -47,7 +47,7 @@ def shortest(name: str) -> Trial:
     """The last combination of a sweep, which has every option set, as short as a trial may be."""
     trials = plan(parse(templates.text(name), Path(name)))
     last = max(trials, key=lambda trial: int(trial.id.partition("-")[2]))
-    return msgspec.structs.replace(last, seconds=0.1, warm_up=0.0)
+    return msgspec.structs.replace(last, seconds=0.3, warm_up=0.0)
 
 
 def test_sweeps_that_ship_run() -> None:
