@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ DEBIAN_PACKAGES = (
         )
     ),
     "dpdk-dev",
+    "librte-net-tap23",
     "librte-net-vhost23",
     "librte-net-virtio23",
 )
@@ -90,12 +93,30 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return call
 
 
+_INSTALLING = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin to install Debian's parts, while the collection of tests compiles the data path."""
+    script = f"from mpnet.guest import debian; debian.install({DEBIAN_PACKAGES}); debian.kernel()"
+    quiet = subprocess.DEVNULL
+    session.config.stash[_INSTALLING] = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=quiet, stderr=quiet
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave no package half installed."""
+    session.config.stash[_INSTALLING].wait()
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _real_parts() -> None:
+def _real_parts(request: pytest.FixtureRequest) -> None:
     """Install Debian's parts and fetch a guest's kernel at once, before anything enters a network namespace.
 
     A part that cannot be had fails every test with the reason: none is left out in silence.
     """
+    request.config.stash[_INSTALLING].wait()
     debian.install(DEBIAN_PACKAGES)
     debian.kernel()
 

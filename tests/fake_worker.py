@@ -1,7 +1,7 @@
 """A worker process that moves no packets: it answers control as its script says and notes what it was told.
 
 Its script is the file ``script_of(device)``: lines of ``slot request action``, each taken once. Actions are die,
-exit, hang, deaf (to SIGTERM from then on), refuse, break and command:HEX. What it was told goes to
+exit, hang, pause, deaf (to SIGTERM from then on), refuse, break and command:HEX. What it was told goes to
 ``<file>.log``, as JSON lines.
 """
 
@@ -84,6 +84,8 @@ def _misbehave(action: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "exit":
         os._exit(3)
+    elif action == "pause":
+        time.sleep(0.5)
     elif action == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif action == "hang":

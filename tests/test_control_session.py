@@ -98,6 +98,28 @@ def test_a_second_front_end_is_turned_away_and_the_first_stays(
     asyncio.run(run())
 
 
+def test_the_next_front_end_waits_while_the_device_is_freed_of_the_last(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpnet.control.endpoint._HANDOVER_SECONDS", 0.0)
+    scripted[0].add("0 StopRing pause")
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            first = Guest(device.config.socket)
+            await first.attach(FEATURES)
+            await first.start(0, 1)
+            first.close()
+            await eventually(lambda: scripted[0].told("StopRing"), "the first one's rings are being stopped")
+            second = Guest(device.config.socket)
+            await second.attach(FEATURES)
+            await second.start(0, 1)
+            assert device.tap.attached == {0}
+            second.close()
+
+    asyncio.run(run())
+
+
 def test_workers_that_die_are_replaced_behind_the_front_ends_back(
     tmp_path: Path, scripted: tuple[Script, Launcher]
 ) -> None:
