@@ -16,7 +16,7 @@ from tests.real.running import wait_until
 _ROOT = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("systemd.sh")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--wdns=/")
-_START_SECONDS = 60
+_START_SECONDS = 240
 _RUN_SECONDS = 150
 
 
