@@ -236,7 +236,7 @@ def test_the_command_keeps_what_it_did_and_goes_on_with_it(tmp_path: Path) -> No
     command = [*MPNET, "bench", "--case", "ring-64-tx-split", "--peer", "limit", "--duration", "0.01", "--json"]
     command += ["-o", str(tmp_path / "r")]
     first, again = (
-        subprocess.run(command, capture_output=True, text=True, check=False, timeout=120) for _ in range(2)
+        subprocess.run(command, capture_output=True, text=True, check=False, timeout=240) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
     assert "10 trials, 10 of them done" in again.stderr

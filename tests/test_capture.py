@@ -285,7 +285,7 @@ def test_what_a_full_disk_or_a_closed_pipe_took_is_whole(device: Running, tmp_pa
         def status_of(script: str) -> tuple[int, str]:
             command = ["unshare", "--mount", "bash", "-c", script]
             with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-                wait_until(lambda: traffic.run(5.0, 100, 0) and process.poll() is not None, "it has ended", 60)
+                wait_until(lambda: traffic.run(5.0, 100, 0) and process.poll() is not None, "it has ended")
                 return process.returncode, process.communicate()[1]
 
         status, told = status_of(full)

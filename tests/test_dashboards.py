@@ -304,6 +304,7 @@ class Cells(HTMLParser):
 def test_the_consoles_show_the_device_in_a_browser(watched: Watched) -> None:
     queues = Cells(browse(f"http://{watched.prometheus.address}/consoles/queues.html?device=net0"))
     assert [queues.cells[str(pair), "tx-packets"] for pair in range(PAIRS)] == [str(count) for count in SENT]
+    assert [queues.cells[pair, "name worker"] for pair in "01"] == ["0", "1"]
     assert queues.sparks == 2 * PAIRS, "the page's own script has drawn a line for each queue and direction"
     overview = Cells(watched.overview)
     assert overview.cells["net0", "name"].startswith("net0")

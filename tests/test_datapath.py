@@ -104,6 +104,18 @@ def test_rx_into_more_segments_than_readv_takes() -> None:
         assert harness.receiver.receive()[0].data == frame(1514).data
 
 
+@pytest.mark.parametrize("shorts", [15, 16, 17])
+def test_a_long_frame_follows_many_short_ones(shorts: int) -> None:
+    """After some short ones the next is read another way, whatever it then is."""
+    with Harness(entries=256) as harness:
+        harness.start()
+        harness.receiver.post(1526, 64)
+        sent = [frame(size, number) for number, size in enumerate([*(60,) * shorts, 9000, *(244, 245) * shorts])]
+        for each in sent:
+            deliver(harness, each.data)
+        assert [each.data for each in harness.receiver.receive(len(sent))] == [each.data for each in sent]
+
+
 def test_rx_without_mergeable_buffers_takes_one_chain_a_frame() -> None:
     with Harness(features=FEATURES & ~mask(Feature.MRG_RXBUF)) as harness:
         harness.start()

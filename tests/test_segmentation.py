@@ -166,11 +166,48 @@ def test_superframes_and_plain_frames_keep_their_order(features: int) -> None:
                 expected.clear()
 
 
-def test_a_replacement_goes_on_in_the_middle_of_a_superframe() -> None:
+_UDP, _TCP, _TAGGED = Kind(tcp=False, ipv6=False), Kind(tcp=True, ipv6=False), Kind(True, ipv6=False, vlan=True)
+CHANGES: dict[str, tuple[Kind, int, int]] = {
+    "longer": (_UDP, 1000, 9900),
+    "shorter": (_UDP, 1000, 1001),
+    "smaller segments": (_UDP, 500, 5500),
+    "larger segments": (_UDP, 1400, 5500),
+    "longer headers": (_TCP, 1000, 5500),
+    "a tag": (_TAGGED, 1000, 5500),
+    "IPv6": (Kind(tcp=False, ipv6=True), 1000, 5500),
+    "less than its headers": (_UDP, 0, 5),
+    "a frame of one buffer": (_UDP, 0, 1200),
+    "a frame of several": (_UDP, 0, 5500),
+}
+
+
+@pytest.mark.parametrize("room", [1600, 1042], ids=["one buffer each", "two buffers each"])
+@pytest.mark.parametrize("count", [7, 60], ids=["few chains", "many chains"])
+def test_a_superframe_is_like_the_last_one_or_not(count: int, room: int) -> None:
+    """What is read right into the places of its segments, and what turns out not to belong there."""
+    generator = random.Random(3)
+    with Harness(entries=256) as harness:
+        harness.start()
+        harness.receiver.post(room, count)
+        expected = []
+        for kind, size, length in CHANGES.values():
+            for shape in [(_UDP, 1000, 5500)] * 2 + [(kind, size, length)]:
+                packet = superframe(shape[0], shape[1], generator.randbytes(shape[2]))
+                packet.gso_type *= shape[1] > 0
+                put_on_tap(harness, packet)
+                expected += segment(packet)
+        assert [finished(frame) for frame in harness.receiver.receive(len(expected))] == expected
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["the first", "like the last one"])
+def test_a_replacement_goes_on_in_the_middle_of_a_superframe(before: int) -> None:
     with Harness() as harness:
         harness.start()
         harness.receiver.post(1600, 5)
         packet = superframe(Kind(tcp=True, ipv6=True, vlan=True), 1000, random.Random(1).randbytes(19_500))
+        for _ in range(before):
+            put_on_tap(harness, packet)
+            assert [finished(frame) for frame in harness.receiver.receive(20)] == segment(packet)
         put_on_tap(harness, packet)
         got = []
         for _ in range(3):
@@ -201,6 +238,9 @@ def test_headers_that_lie_are_dropped_and_counted() -> None:
         harness.start()
         harness.receiver.post(1600, 32)
         for count, lie in enumerate(LIES.values(), 1):
+            # What lies is read as if it were like this one.
+            put_on_tap(harness, TRUE)
+            assert [finished(frame) for frame in harness.receiver.receive(10)] == segment(TRUE)
             put_on_tap(harness, lie)
             plain = superframe(Kind(tcp=False, ipv6=False), 0, bytes(50))
             plain.gso_type = 0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.rpc.management import Client
 from tests.real.running import MPNET, wait_until
+from tests.real.systemd import Systemd, systemd_can_run
 
 UNITS = Path(__file__).parent.parent / "packaging/systemd"
 WATCHDOG_SECONDS = 0.4
@@ -100,6 +102,50 @@ def test_the_example_is_a_configuration_and_its_socket_is_the_units() -> None:
     ]
     (device,) = merge([read_file(example)]).devices
     assert device.socket == path
+
+
+# The units under systemd itself.
+
+
+@pytest.mark.skipif(not systemd_can_run(), reason="systemd takes root and a cgroup that may be written to")
+def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None:
+    service, sock = "mpnet@net0.service", "/run/mpnet/net0.sock"
+    with Systemd(folder) as manager:
+
+        def show(what: str) -> str:
+            return manager.systemctl("show", "--property", what, "--value", service)
+
+        manager.systemctl("start", "mpnet@net0.socket")
+        assert (show("ActiveState"), manager.path(sock).is_socket()) == ("inactive", True)
+        with Driver.connect(manager.path(sock), Setup(queue_pairs=2), START_SECONDS) as driver:
+            driver.send(0, [bytes(60)])
+        wait_until(lambda: show("ActiveState") == "active", "READY is understood", START_SECONDS)
+        assert show("StatusText") == "serving net0"
+        first = show("MainPID")
+        rights = manager.path(f"/proc/{first}/status").read_text()
+        assert re.search(r"CapEff:\s0000000000001000\n", rights), "CAP_NET_ADMIN and nothing else"
+        assert re.search(r"NoNewPrivs:\s1\nSeccomp:\s2\n", rights)
+        manager.systemctl("reload", service)
+
+        def replaced() -> bool:
+            return show("ActiveState") == "active" and show("MainPID") not in {"0", first}
+
+        manager.systemctl("kill", "--kill-who=main", "--signal=KILL", service)
+        wait_until(replaced, "a control process that crashed is replaced", START_SECONDS)
+        with Driver.connect(manager.path(sock), Setup(queue_pairs=2), START_SECONDS) as driver:
+            driver.send(1, [bytes(60)])
+        manager.systemctl("stop", service)
+        assert (show("ActiveState"), show("Result")) == ("inactive", "success")
+        assert list(manager.path("/dev/shm").iterdir()) == []  # noqa: S108 - where Linux shows POSIX shared memory
+        assert manager.path(sock).is_socket(), "the socket is systemd's"
+
+        soon = manager.path("/opt/units/mpnet@.service.d/soon.conf")
+        soon.write_text("[Service]\nWatchdogSec=1\nRestart=on-watchdog\n")
+        manager.systemctl("daemon-reload")
+        manager.systemctl("start", service)
+        # On a machine that is slow it may have been found to hang already: that is as good.
+        manager.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", service)
+        wait_until(lambda: int(show("NRestarts")) > 0, "a control process that hangs is replaced", START_SECONDS)
 
 
 # What the service manager is told.

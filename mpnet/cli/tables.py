@@ -103,7 +103,7 @@ def _memory(session: SessionReport) -> str:
     regions, unshared = session.memory_regions, session.memory_regions_unshared
     if unshared:
         return f"[red]{unshared} of {regions} regions are not shared: give the guest's memory share=on[/]"
-    return f"{regions} regions" if regions else "none"
+    return f"{regions} region{'s' if regions > 1 else ''}" if regions else "none"
 
 
 def _rings(report: DeviceReport) -> Table:

@@ -56,7 +56,7 @@ def _begin(talk: Console, done: int, total: int, repaired: int) -> None:
 
 def _said(record: Record, factors: list[str]) -> str:
     """A trial and what came of it, on one line."""
-    what = " ".join(f"{name}={label(record.factors[name])}" for name in factors)
+    what = " ".join(f"{name}={label(record.factors[name])}" for name in factors) or f"trial {record.trial}"
     if record.error:
         return f"{what}: failed"
     name = next(name for name in ("pps", "rtt_p50_us", *record.figures) if name in record.figures)

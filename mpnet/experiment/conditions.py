@@ -12,7 +12,6 @@ import psutil
 
 from mpnet.bench.bed import Bed
 from mpnet.bench.environment import STEAL, commit, cpu_model, processor_times
-from mpnet.bench.system import System
 from mpnet.experiment.record import Conditions, Machine
 
 NOISY_STEAL = 0.05
@@ -25,8 +24,8 @@ _GOVERNOR = _CPUS / "cpu0/cpufreq/scaling_governor"
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def machine(bed: Bed, system: System) -> Machine:
-    """This machine and what is measured on it."""
+def machine(bed: Bed, measured: dict[str, str]) -> Machine:
+    """This machine and the versions of what is measured on it."""
     versions = {"python": platform.python_version(), "numba": numba.__version__, "numpy": np.__version__}
     return Machine(
         host=socket.gethostname(),
@@ -37,7 +36,7 @@ def machine(bed: Bed, system: System) -> Machine:
         governor=_GOVERNOR.read_text().strip() if _GOVERNOR.exists() else "",
         driver_cpus=list(bed.driver_cpus),
         device_cpus=list(bed.device_cpus),
-        versions=versions | {system.name: system.version()},
+        versions=versions | measured,
         commit=commit(),
     )
 

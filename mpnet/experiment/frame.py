@@ -114,6 +114,8 @@ def _family(metric: str, records: list[Record]) -> Family:
         rows.append(row)
     frame = pd.DataFrame(rows)
     for name in factors:
-        if name not in NUMERIC:
-            frame[name] = frame[name].map(label)
+        own = [level[name] for level in levels]
+        # Not an amount either where the device's own default is one of the levels.
+        if name not in NUMERIC or None in own:
+            frame[name] = [label(level) for level in own]
     return Family(metric, factors, frame, records)

@@ -87,19 +87,20 @@ def _goodput(each: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
 
 def _datagrams(each: list[tuple[str, dict[str, Any]]], frame_bytes: int) -> dict[str, float]:
     """What of the datagrams arrived, and of those that were sent did not."""
-    sent = lost = 0
+    sent = came = 0.0
     rates = {"tx": 0.0, "rx": 0.0}
     for way, end in each:
-        total = end["sum"]
-        sent, lost = sent + int(total["packets"]), lost + int(total["lost_packets"])
-        rates[way] += (int(total["packets"]) - int(total["lost_packets"])) / float(total["seconds"])
+        # Of bytes: what iperf3 calls lost has not those that came after the last it read.
+        arrived = int(end["sum_received"]["bytes"]) / (frame_bytes - HEADERS["udp"])
+        sent, came = sent + int(end["sum_sent"]["packets"]), came + arrived
+        rates[way] += arrived / float(end["sum_received"]["seconds"])
     rate = sum(rates.values())
     return {
         "pps": rate,
         "tx_pps": rates["tx"],
         "rx_pps": rates["rx"],
         "gbps": rate * frame_bytes * 8e-9,
-        "loss": lost / max(1, sent),
+        "loss": 1 - came / sent if sent else 0.0,
     }
 
 

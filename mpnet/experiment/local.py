@@ -18,7 +18,7 @@ from mpnet.experiment.record import Record, begin, decode
 from mpnet.guest.lifeline import bound_to_us
 
 _PATIENCE_SECONDS = 240.0
-"""Beside the time of the trial: the first one compiles, and a guest may have to boot."""
+"""Beside the time of the trials, for each system: the first one compiles, and a guest may have to boot."""
 _STOP_SECONDS = 30.0
 _LAST_LINES = 5
 _READ_BYTES = 1 << 16
@@ -51,8 +51,9 @@ class Host:
         with suppress(BrokenPipeError):  # it has ended, as its answer will tell
             process.stdin.write(msgspec.json.encode(trials) + b"\n")
             process.stdin.flush()
-        # Before the first record all systems of the session have been warmed up.
-        patience = _PATIENCE_SECONDS + sum(trial.seconds + trial.warm_up for trial in trials)
+        # Before the first record all systems of the session have been started and warmed up.
+        patience = _PATIENCE_SECONDS * len({trial.factors for trial in trials})
+        patience += sum(trial.seconds + trial.warm_up for trial in trials)
         for number in range(len(trials)):
             line = self._line(process.stdout.fileno(), patience)
             if not line:
@@ -91,7 +92,7 @@ class Host:
         assert process is not None
         if hung:
             self._end()
-            return f"the trial hung: no answer {_PATIENCE_SECONDS:.0f} s after its time"
+            return "the trial hung: no answer long after its time"
         _, said = process.communicate()
         self._process = None
         last = " / ".join(said.decode(errors="replace").splitlines()[-_LAST_LINES:])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpnet.bench import linux
 from mpnet.bench.bed import Bed
 from mpnet.bench.scale import processor_ns
 from mpnet.bench.systems.mpnet import control_socket
@@ -22,6 +23,9 @@ from mpnet.experiment.stand import stand
 from mpnet.experiment.work import Stand
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
+
+_DRIVERS = {"testpmd": {"testpmd": SYSTEMS["dpdk"]}, "qemu": {"qemu": SYSTEMS["qemu"]}}
+"""What drivers are made of, where that is also a system of the bench."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,11 @@ def run(trials: Sequence[Trial]) -> Generator[Record, None, None]:
     processors = os.sched_getaffinity(0)
     left = list(trials)
     try:
-        # Short: a Unix socket's path has 107 bytes at most.
-        with (
-            tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp") as folder,
-            ExitStack() as stack,
-        ):  # private
+        with ExitStack() as stack:
+            # Short: a Unix socket's path has 107 bytes at most.
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp")
+            )  # private
             bed = _bed(Path(folder), trials[0].factors)
             ready = {factors: _start(stack, bed, factors) for factors in dict.fromkeys(t.factors for t in trials)}
             if trials[0].warm_up:
@@ -92,11 +96,15 @@ def _bed(folder: Path, factors: Factors) -> Bed:
 
 
 def _start(stack: ExitStack, bed: Bed, factors: Factors) -> _Ready:
-    system = SYSTEMS[factors.system]
-    if reason := system.absent():
-        raise MpnetError(f"{system.name} cannot be run here: {reason}")
+    parts = {factors.system: SYSTEMS[factors.system]} | _DRIVERS.get(factors.driver, {})
+    for name, part in parts.items():
+        if reason := part.absent():
+            raise MpnetError(f"{name} cannot be run here: {reason}")
+    if factors.driver == "qemu" and (reason := linux.missing()):
+        raise MpnetError(f"driver qemu cannot be run here: {reason}")
     started = stack.enter_context(stand(bed, factors))
-    return _Ready(started, machine(bed, system), _effective(bed, started))
+    versions = {name: part.version() for name, part in parts.items()}
+    return _Ready(started, machine(bed, versions), _effective(bed, started))
 
 
 def _effective(bed: Bed, started: Stand) -> dict[str, Any]:

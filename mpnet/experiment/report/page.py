@@ -190,8 +190,8 @@ def _environment(records: Sequence[Record]) -> Iterable[Table]:
             ("processors", f"{machine.cpus} × {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB of memory"),
             ("kernel", machine.kernel),
             ("frequency", f"{machine.governor or 'no governor'}, {max(each.mhz for each in own):,.0f} MHz"),
-            ("driver on processors", ", ".join(map(str, machine.driver_cpus))),
-            ("device on processors", ", ".join(map(str, machine.device_cpus))),
+            ("driver on processors", ", ".join(map(str, dict.fromkeys(machine.driver_cpus)))),
+            ("device on processors", ", ".join(map(str, dict.fromkeys(machine.device_cpus)))),
             ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
             ("commit", machine.commit or "none"),
             ("load before trials", f"{min(each.load_average for each in own):.1f} to "
