@@ -184,7 +184,7 @@ CHANGES: dict[str, tuple[Kind, int, int]] = {
 @pytest.mark.parametrize("room", [1600, 1042], ids=["one buffer each", "two buffers each"])
 @pytest.mark.parametrize("count", [7, 60], ids=["few chains", "many chains"])
 def test_a_superframe_is_like_the_last_one_or_not(count: int, room: int) -> None:
-    """What is read right into the places of its segments, and what turns out not to belong there."""
+    """Nothing of one is left in the next, however few of its segments the ring has room for at a time."""
     generator = random.Random(3)
     with Harness(entries=256) as harness:
         harness.start()
@@ -238,7 +238,7 @@ def test_headers_that_lie_are_dropped_and_counted() -> None:
         harness.start()
         harness.receiver.post(1600, 32)
         for count, lie in enumerate(LIES.values(), 1):
-            # What lies is read as if it were like this one.
+            # Nothing of this one makes up for what lies.
             put_on_tap(harness, TRUE)
             assert [finished(frame) for frame in harness.receiver.receive(10)] == segment(TRUE)
             put_on_tap(harness, lie)

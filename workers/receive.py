@@ -5,10 +5,9 @@ translated chains lies ready, long enough for a frame like the last one, and beh
 in shared memory for the rest. What went to the spill is copied on into further chains; where the driver has not
 given enough of them yet, the whole frame stays in the spill until it has, and outlives the worker there.
 
-A frame that the driver does not take as it is goes by the spill: a superframe to be segmented, and, for a driver
-without GUEST_CSUM, all frames. After one of them, the next is read there at once, or, where it is expected to be
-like the last one, right into the places of its segments (``place``). Short frames go there as well: one buffer to
-read into instead of two takes less time than copying them.
+A frame that the driver does not take as it is goes by the spill as a whole: a superframe to be segmented, and,
+for a driver without GUEST_CSUM, all frames. After one of them, the next is read there at once. So are short
+frames: one buffer to read into instead of two takes less time than copying them.
 """
 
 import errno
@@ -21,7 +20,6 @@ from mpnet.virtio import net_header
 from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
 from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import gather, iovec_base, iovec_length, scatter, set_iovec
-from mpnet.workers.place import accept_placed, lay_out
 from mpnet.workers.ring import (
     available_entries,
     break_ring,
@@ -64,7 +62,6 @@ _BLOCKED = -2  # the driver has not given enough buffers
 _DROPPED = -3
 _FAULT = -4
 _SPILLED = -5  # it is in the spill
-_PLACED = -6  # it is in the window but for its headers, at least in part
 
 
 @compiled
@@ -89,9 +86,7 @@ def receive(ctx: Context, index: int) -> int:
     octets = 0
     outcome = 0
     most = BURST if ring.more else ring.batch
-    while ctx.superframe[0].placed or (
-        (window.reads < most or shared.spilled) and frames < RX_FRAMES and window.end < BURST_SEGMENTS
-    ):
+    while (window.reads < most or shared.spilled) and frames < RX_FRAMES and window.end < BURST_SEGMENTS:
         first = window.begin
         outcome = _receive_frame(ctx, index)
         if outcome >= 0:
@@ -153,12 +148,8 @@ def _settle(ctx: Context, index: int, outcome: int) -> None:
 @compiled
 def _receive_frame(ctx: Context, index: int) -> int:
     """Move one frame, or a segment of one, to the guest; returns its bytes without the header, or an outcome."""
-    if ctx.superframe[0].placed:
-        return _deliver_placed(ctx, index)
     if ctx.shared[index].spilled == 0:
         outcome = _read_frame(ctx, index)
-        if outcome == _PLACED:
-            return _deliver_placed(ctx, index)
         if outcome != _SPILLED:
             return outcome
     if goes_whole(ctx.rings[index].whole, load_u8(ctx.rings[index].spill + GSO_TYPE)):
@@ -175,9 +166,6 @@ def _read_frame(ctx: Context, index: int) -> int:
     extend_window(ctx, index, 1 if ring.staged else ring.expected)
     if window.bytes == 0:
         return _FAULT if window.fault else _BLOCKED
-    count = lay_out(ctx, index) if ring.staged else 0
-    if count:
-        return _read_placed(ctx, index, count)
     # What became of the frame's header is looked at in the window, which must therefore hold it.
     spilling = ring.staged or ring.shorts >= _SHORTS or window.bytes < ring.header_bytes
     direct = 0 if spilling else direct_bytes(ctx)
@@ -207,16 +195,6 @@ def _read_frame(ctx: Context, index: int) -> int:
 
 
 @compiled
-def _read_placed(ctx: Context, index: int, count: int) -> int:
-    """Read a superframe like the last one into the places of ``count`` of its segments, or whatever comes."""
-    length = _read_slots(ctx, index, ctx.window[0].end + 1, count + 2)
-    if length < 0:
-        return length
-    ctx.window[0].reads += 1
-    return _PLACED if accept_placed(ctx, index, count, length) else _SPILLED
-
-
-@compiled
 def _read_tap(ctx: Context, index: int, direct: int) -> int:
     """Read a frame into the window's first ``direct`` bytes and the spill; returns its length or an outcome."""
     ring = ctx.rings[index]
@@ -230,15 +208,9 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
     after = window.begin + slots
     base, size = iovec_base(ctx, after), iovec_length(ctx, after)
     set_iovec(ctx, after, ring.spill + min(direct, SPILL_BYTES), room)
-    length = _read_slots(ctx, index, window.begin, slots + 1)
+    length = readv(ring.tap_fd, ctx.worker[0].iovecs + 16 * window.begin, slots + 1)
     set_iovec(ctx, after, base, size)
-    return length
-
-
-@compiled
-def _read_slots(ctx: Context, index: int, slot: int, count: int) -> int:
-    """Read a frame into ``count`` slots from ``slot`` on; returns its length or an outcome."""
-    return _checked(ctx, index, readv(ctx.rings[index].tap_fd, ctx.worker[0].iovecs + 16 * slot, count))
+    return _checked(ctx, index, length)
 
 
 @compiled
@@ -293,7 +265,7 @@ def _deliver_segment(ctx: Context, index: int) -> int:
     ring = ctx.rings[index]
     shared = ctx.shared[index]
     packet = ctx.superframe[0]
-    if not packet.known and not open_superframe(ctx, index, shared.spilled):
+    if not packet.known and not open_superframe(ctx, index):
         count_drop(ctx, index, _BAD_HEADER)
         shared.spilled = 0
         return _DROPPED
@@ -304,6 +276,9 @@ def _deliver_segment(ctx: Context, index: int) -> int:
         begin = ctx.window[0].begin
         buffers = fill_chains(ctx, index, ring.header_bytes + octets)
         write_segment(ctx, index, begin, buffers, done)
+        shared.segmented += 1
+        shared.segmented_frames += done == 0
+        shared.segmented_saved_bytes += packet.headers if done else 0
         outcome = octets
     else:
         outcome = _no_room(ctx, index)
@@ -314,31 +289,6 @@ def _deliver_segment(ctx: Context, index: int) -> int:
         shared.spilled = 0
         packet.known = 0
     return int(outcome)
-
-
-@compiled
-def _deliver_placed(ctx: Context, index: int) -> int:
-    """Give the guest the next segment that lacks its headers alone; returns its bytes.
-
-    A burst does not end before the last of them: what a replacement could go on from is not there.
-    """
-    ring = ctx.rings[index]
-    shared = ctx.shared[index]
-    packet = ctx.superframe[0]
-    done = packet.placed_done
-    octets = packet.headers + segment_bytes(ctx, done)
-    begin = ctx.window[0].begin
-    write_segment(ctx, index, begin, fill_chains(ctx, index, ring.header_bytes + octets), done)
-    packet.placed_done = done + packet.gso_size
-    if packet.placed_done >= packet.placed:
-        packet.placed = 0
-        if packet.placed_done < packet.payload:
-            # The rest is in the spill.
-            shared.spill_done = packet.placed_done
-            shared.spilled = packet.octets
-        else:
-            packet.known = 0
-    return int(octets)
 
 
 @compiled

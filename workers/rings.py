@@ -174,7 +174,6 @@ class Rings:
         ring.header_bytes = net_header.header_bytes(features)
         ring.expected = ring.batch = 1
         ring.shorts = 0
-        ring.cut_size = 0
         ring.whole = _taken_whole(features) if spec.segment else ALL_WHOLE
         # Without GUEST_CSUM every frame's checksum is finished, in private memory.
         ring.staged = int(spec.segment and not ring.offloads)

@@ -121,9 +121,6 @@ RING = np.dtype(
         ("expected", "i8"),  # rx: bytes of buffers to hold ready for the next frame
         ("shorts", "i8"),  # rx: short frames one after the other, up to now
         ("staged", "i8"),  # rx: frames are read into the spill first
-        ("cut_size", "i8"),  # rx: payload of each segment of the last superframe that was cut up, 0: none
-        ("cut_headers", "i8"),  # and of a segment's headers, the virtio-net header included
-        ("cut_count", "i8"),  # and how many they were
         ("whole", "i8"),  # rx: bit N for GSO type N that the driver takes as it is, and GSO_ECN
         ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
@@ -188,9 +185,6 @@ SUPERFRAME = np.dtype(
         ("known", "i8"),  # what is below is of the superframe in the spill
         ("gso_size", "i8"),  # bytes of payload of each segment but the last
         ("payload", "i8"),  # of all
-        ("placed", "i8"),  # of it, what lies in the guest's buffers already
-        ("placed_done", "i8"),  # and of that, what has been given to the guest
-        ("octets", "i8"),  # of a whole that was placed, as it was read
         ("headers", "i8"),  # without the virtio-net header
         ("network", "i8"),  # offsets in the frame
         ("transport", "i8"),

@@ -27,7 +27,7 @@ from mpnet.virtio.net_header import (
 from mpnet.workers.chain import scatter
 from mpnet.workers.checksum import fold, load_be16, load_be32, store_be16, sum_bytes
 from mpnet.workers.flow import TCP_FIN, TCP_FLAGS, TCP_HEADER_BYTES, TCP_PSH, UDP_HEADER_BYTES
-from mpnet.workers.state import BURST, TEMPLATE_BYTES, Context
+from mpnet.workers.state import TEMPLATE_BYTES, Context
 
 _ETHERNET_BYTES = 14
 _TAG_BYTES = 4
@@ -58,16 +58,13 @@ def goes_whole(whole: int, gso_type: int) -> bool:
 
 
 @compiled
-def open_superframe(ctx: Context, index: int, length: int) -> bool:
-    """Look at the superframe of ``length`` bytes whose headers, at least, are in the spill.
-
-    Returns False where it is none that can be segmented.
-    """
+def open_superframe(ctx: Context, index: int) -> bool:
+    """Look at the superframe in the spill; False where it is none that can be segmented."""
     ring = ctx.rings[index]
     packet = ctx.superframe[0]
     header = ring.spill
     start = header + ring.header_bytes
-    octets = length - ring.header_bytes
+    octets = ctx.shared[index].spilled - ring.header_bytes
     packet.gso_size = load_u16(header + GSO_SIZE)
     packet.transport = load_u16(header + CSUM_START)
     kind = load_u8(header + GSO_TYPE) & ~GSO_ECN
@@ -75,42 +72,25 @@ def open_superframe(ctx: Context, index: int, length: int) -> bool:
     asked = load_u8(header + FLAGS) & F_NEEDS_CSUM and load_u16(header + CSUM_OFFSET) == _checksum_at(packet)
     if not asked or packet.gso_size == 0 or not (packet.tcp or kind == GSO_UDP_L4):
         return False
-    if not _find_network(packet, start, octets) or not _find_payload(packet, start, octets, kind):
+    if not _find_network(packet, start, octets) or not _find_payload(packet, start, octets):
         return False
     if ring.header_bytes + packet.headers > TEMPLATE_BYTES:
         return False
     _make_template(ctx, index, start, octets)
     packet.known = 1
-    packet.placed = 0
-    # The next is expected to be like it.
-    ring.cut_size = packet.gso_size
-    ring.cut_headers = ring.header_bytes + packet.headers
-    ring.cut_count = min(-(-packet.payload // packet.gso_size), BURST)
     return True
 
 
 @compiled
-def _find_payload(packet: Any, start: int, octets: int, kind: int) -> bool:
+def _find_payload(packet: Any, start: int, octets: int) -> bool:
     """Find what is behind the transport header, of which there must be something."""
-    least = least_transport(kind)
+    least = TCP_HEADER_BYTES if packet.tcp else UDP_HEADER_BYTES
     if packet.transport + least >= octets:
         return False
-    size = transport_bytes(kind, start + packet.transport)
+    size = load_u8(start + packet.transport + 12) >> 4 << 2 if packet.tcp else least
     packet.headers = packet.transport + size
     packet.payload = octets - packet.headers
     return bool(size >= least and packet.payload > 0)
-
-
-@compiled
-def least_transport(kind: int) -> int:
-    """Bytes that the transport header of a superframe of this GSO type has at least."""
-    return UDP_HEADER_BYTES if kind & ~GSO_ECN == GSO_UDP_L4 else TCP_HEADER_BYTES
-
-
-@compiled
-def transport_bytes(kind: int, address: int) -> int:
-    """Bytes of the transport header at ``address``, of which the least is there."""
-    return UDP_HEADER_BYTES if kind & ~GSO_ECN == GSO_UDP_L4 else load_u8(address + 12) >> 4 << 2
 
 
 @compiled
@@ -176,7 +156,7 @@ def segment_bytes(ctx: Context, done: int) -> int:
 
 @compiled
 def write_segment(ctx: Context, index: int, begin: int, buffers: int, done: int) -> None:
-    """Write a segment to the guest's buffers from slot ``begin`` on, which hold it; its headers alone if placed.
+    """Write a segment to the guest's buffers from slot ``begin`` on, which hold it.
 
     Args:
         ctx: the worker's context.
@@ -198,12 +178,7 @@ def write_segment(ctx: Context, index: int, begin: int, buffers: int, done: int)
     if not ring.offloads:
         complete_checksum(frame, packet.transport, _checksum_at(packet), packet.headers, payload, size)
     scatter(ctx, begin, 0, packet.template, headers)
-    if done >= packet.placed:
-        scatter(ctx, begin, headers, payload, size)
-    shared = ctx.shared[index]
-    shared.segmented += 1
-    shared.segmented_frames += done == 0
-    shared.segmented_saved_bytes += packet.headers if done else 0
+    scatter(ctx, begin, headers, payload, size)
 
 
 @compiled
