@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +140,11 @@ class Telemetry:
         answer: dict[str, Any] = json.loads(self._socket.recv(_ANSWER_BYTES))[_PORT_STATISTICS]
         return int(answer["ipackets"]), int(answer["opackets"])
 
-    def wait(self) -> None:
+    def wait(self, meanwhile: Callable[[], None] = lambda: time.sleep(_LOOK_SECONDS)) -> None:
         """Wait until packets move.
+
+        Args:
+            meanwhile: done between two looks.
 
         Raises:
             MpnetError: none does.
@@ -150,7 +153,7 @@ class Telemetry:
         while not any(self.packets()):
             if time.monotonic() > deadline:
                 raise MpnetError(f"DPDK's driver has moved no frame in {START_SECONDS:.0f} s")
-            time.sleep(_LOOK_SECONDS)
+            meanwhile()
 
 
 def _connect(path: Path, program: Child) -> socket.socket:

@@ -3,9 +3,7 @@
 import contextlib
 import os
 import select
-import struct
 import time
-from collections.abc import Sequence
 
 from mpnet.errors import MpnetError
 from mpnet.guest.memory import GuestMemory
@@ -15,7 +13,6 @@ from mpnet.guest.virtqueue import (
     Addresses,
     allocate,
     host_addresses,
-    kick,
     make_virtqueue,
     request_call,
     take,
@@ -23,7 +20,7 @@ from mpnet.guest.virtqueue import (
 from mpnet.vhost_user.ring import Ring
 from mpnet.virtio.features import Feature, has
 from mpnet.virtio.packed_ring import FIRST_CURSOR
-from mpnet.virtio.split_ring import DESCRIPTOR_BYTES, avail_bytes, descriptor_table_bytes, used_bytes
+from mpnet.virtio.split_ring import avail_bytes, descriptor_table_bytes, used_bytes
 
 _POLL_SECONDS = 0.001
 
@@ -112,17 +109,6 @@ class Queue:
             elif _readable(self.ring.call_fd, left):
                 self.virtqueue.state[0].calls += _drain(self.ring.call_fd)
         return True
-
-    def poke_descriptor(self, number: int, address: int, length: int, flags: int, following: int = 0) -> None:
-        """Write any descriptor over whatever is there, as a hostile driver does."""
-        place = self.guest.descriptors + DESCRIPTOR_BYTES * number
-        self.memory.write(place, struct.pack("<QIHH", address, length, flags, following))
-
-    def poke_avail(self, index: int, heads: Sequence[int] = ()) -> None:
-        """Write any heads from the ring's entry 0 on, then any available index, and kick."""
-        self.memory.write(self.guest.avail + 4, struct.pack(f"<{len(heads)}H", *heads))
-        self.memory.write(self.guest.avail + 2, struct.pack("<H", index))
-        kick(self.virtqueue)
 
     def broken(self) -> bool:
         """Tell whether the device has reported this ring as broken since last asked (its error eventfd)."""
