@@ -37,6 +37,7 @@ _write = _external("write", "l", "ill")
 _epoll_wait = _external("epoll_wait", "i", "ilii")
 _clock_gettime = _external("clock_gettime", "i", "il")
 _sendmmsg = _external("sendmmsg", "i", "ilii")
+_sched_yield = _external("sched_yield", "i", "")
 _syscall = _external("syscall", "l", "lllllll")
 _IO_URING_ENTER = 426  # the same number on every architecture
 
@@ -79,6 +80,12 @@ def write(fd: int, address: int, size: int) -> int:
 def epoll_wait(epoll_fd: int, events: int, most: int, timeout_ms: int) -> int:
     """epoll_wait(2); ``events`` has room for ``most`` entries of ``EPOLL_EVENT_BYTES``."""
     return _result(_epoll_wait(epoll_fd, events, most, timeout_ms))
+
+
+@compiled
+def sched_yield() -> int:
+    """sched_yield(2): let a thread that waits for this processor have it; returns at once where none does."""
+    return _result(_sched_yield())
 
 
 @compiled
