@@ -28,7 +28,7 @@ ROUNDS_AN_OFFER = 64
 CROWDED_NS = 200_000
 """Others that take longer need the processor. QEMU's main loop takes some 30 to 60 µs to hand on an interrupt."""
 CROWDED_TIMES = 4
-"""No poll begins for so many times as long as others took; with 16 or 64 a guest's pings were hardly polled for."""
+"""No poll begins for so many times as long as others took; with 64 a guest's pings were hardly polled for."""
 
 
 @compiled
