@@ -12,6 +12,8 @@ import llvmlite
 import numba
 from numba.core import config as numba_config
 
+from mpnet.jit import perf
+
 JIT = os.environ.get("MPNET_JIT", "1") != "0"
 """Whether the data path is compiled; ``MPNET_JIT=0`` in the environment leaves it to the interpreter."""
 
@@ -23,12 +25,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _sources_digest() -> str:
-    """Hash of all sources that compiled code can come from.
+    """Hash of all that compiled code depends on, all sources that it can come from among it.
 
     Numba's cache looks at the time stamp of the file that holds the function, and never at the files of what
     that function calls: without this key a change in an accessor would leave stale callers behind.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {perf.PERF}".encode())
     for folder in _HOT_FOLDERS:
         for path in sorted((_PACKAGE / folder).glob("*.py")):
             digest.update(path.read_bytes())
@@ -84,6 +86,7 @@ def _jitted(function: Function, **options: bool) -> Function:
         return function
     njit: Any = numba.njit  # its dispatcher is called as the function is
     jitted: Function = njit(nogil=True, cache=_KEEPS, error_model="numpy", _nrt=False, **options)(function)
+    perf.note(jitted)
     return jitted
 
 
