@@ -156,6 +156,16 @@ def test_an_error_is_one_line_on_stderr(invoke, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_capture_that_cannot_begin_leaves_files_alone(invoke, tmp_path):
+    kept = tmp_path / "kept.pcapng"
+    kept.write_text("of yesterday")
+    for path in (kept, tmp_path / "new.pcapng"):
+        result = invoke("capture", "net0", "-w", str(path), "--control-socket", str(tmp_path / "none"))
+        assert result.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.pcapng"]
+    assert kept.read_text() == "of yesterday"
+
+
 # Devices and workers.
 
 

@@ -119,6 +119,11 @@ def test_devices_do_not_share(load, key):
         load(DEVICE + other.replace(own, shared))
 
 
+def test_the_management_socket_is_no_device_s(load):
+    with pytest.raises(ConfigError, match="'net0' and the management socket have the same path /run/net0"):
+        load('[control]\nsocket = "/run/net0"\n' + DEVICE)
+
+
 @pytest.mark.parametrize(
     ("text", "host", "port"),
     [("127.0.0.1:9464", "127.0.0.1", 9464), ("[::1]:0", "::1", 0), ("host:65535", "host", 65535)],

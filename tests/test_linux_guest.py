@@ -317,8 +317,7 @@ def test_libvirt_xml_attaches_with_shared_memory() -> None:
         "source": {"type": "unix", "path": "/run/a&b.sock", "mode": "client"},
         "model": {"type": "virtio"},
         "driver": {"queues": "2", "rx_queue_size": "1024"},
-        "mtu": {"size": "9000"},
-    }
+    }, "and no MTU, with which libvirt does not start the guest"
 
 
 def test_modules_come_after_what_they_depend_on() -> None:

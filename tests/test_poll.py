@@ -14,6 +14,7 @@ from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
 from mpnet.workers.poll import CROWDED_NS, CROWDED_TIMES, LEAST_WINDOW_NS, note_absence, offer_processor, pace
 from mpnet.workers.state import Context, Scratch, make_context
+from tests.real.running import wait_until
 from tests.worker_harness import FEATURES, HEADER_BYTES, Harness
 
 BUDGET_NS = 50_000
@@ -139,6 +140,27 @@ def test_a_polling_worker_moves_frames_and_hears_messages(extra: int) -> None:
         assert harness.ask(SetPolling(0)) == Done()
         harness.sender.send(sent[:1])
         assert harness.tap.recv(1 << 16)[HEADER_BYTES:] == sent[0].data
+
+
+def test_a_worker_that_has_polled_is_woken_by_frames() -> None:
+    with Harness() as harness:
+        harness.start()
+        harness.receiver.post(1526, 32)
+        stats = harness.worker.ctx.stats[0]
+        for number in range(3):
+            assert harness.ask(SetPolling(10_000)) == Done()
+            polled = int(stats.poll_hits)
+            sent = [Frame(bytes([number]) * 60) for _ in range(4)]
+            while stats.poll_hits == polled:  # a first one within the budget of the last begins a poll
+                for frame in sent:
+                    harness.tap.send(NetHeader().pack(HEADER_BYTES) + frame.data)
+                assert [frame.data for frame in harness.receiver.receive(4)] == [frame.data for frame in sent]
+            harness.ask(SetPolling(0))
+            wait_until(lambda: not harness.worker.ctx.worker[0].polling, "the worker polls no more")
+            slept = int(stats.wakeups)
+            harness.tap.send(NetHeader().pack(HEADER_BYTES) + sent[0].data)
+            assert harness.receiver.receive(1)[0].data == sent[0].data
+            wait_until(lambda slept=slept: stats.wakeups > slept, "an event has woken the worker")
 
 
 def test_a_worker_that_polls_hears_of_every_command() -> None:

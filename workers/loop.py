@@ -15,22 +15,18 @@ from mpnet.workers.poll import ROUNDS_A_LOOK, offer_processor, pace
 from mpnet.workers.receive import receive
 from mpnet.workers.ring import refuse_kicks
 from mpnet.workers.state import (
+    ATTENTION,
     ECHO,
     EPOLL_DATA_OFFSET,
     EPOLL_EVENT_BYTES,
     HEARTBEAT_MS,
+    KICK,
     MAX_EVENTS,
     TAP,
     Context,
 )
 from mpnet.workers.statistics import beat, count_round
 from mpnet.workers.transmit import transmit
-
-RING = 0
-"""Kind of event: a ring was kicked, or its TAP queue has frames; with the ring's index above the low byte."""
-KICK = 1
-ATTENTION = 2
-"""Kind of event: Python's part of the worker has something to do."""
 
 
 @compiled
@@ -75,12 +71,25 @@ def _serve_queues(ctx: Context) -> bool:
             continue
         if tx_ring.started and tx_ring.ready:
             if transmit(ctx, rx_index + 1) and ctx.worker[0].polling:
-                rx_ring.ready = 1  # the host may have answered already
+                _expect_answers(ctx, rx_index)
             busy |= tx_ring.ready != 0
         if rx_ring.started and rx_ring.enabled and rx_ring.ready:
             receive(ctx, rx_index)
             busy |= rx_ring.ready != 0
     return busy
+
+
+@compiled
+def _expect_answers(ctx: Context, rx_index: int) -> None:
+    """Look whether the host has answered already what was just sent, while the worker polls.
+
+    After a round without work as many answers are expected as last time, and shown without looking for more,
+    which takes a system call.
+    """
+    rx_ring = ctx.rings[rx_index]
+    rx_ring.ready = 1
+    if ctx.worker[0].idle_rounds:
+        rx_ring.more = 0
 
 
 @compiled

@@ -8,6 +8,7 @@ from types import FrameType
 
 from setproctitle import setproctitle
 
+from mpnet.jit import perf
 from mpnet.rpc.channel import Channel
 from mpnet.rpc.worker import Request
 from mpnet.segment.segment import Segment
@@ -23,6 +24,8 @@ def run(device: str, slot: int, sock: socket.socket) -> None:
         sock: the worker's end of its channel to control.
     """
     setproctitle(f"mpnet: {device} worker {slot}")
+    if perf.PERF:
+        perf.write_map()
     segment = Segment.attach(device)
     sock.settimeout(0)
     worker = Worker(segment, slot, Channel(sock, Request))

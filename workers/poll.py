@@ -1,10 +1,10 @@
 """How long a worker goes on looking before it sleeps: adaptive polling.
 
 While a worker polls it looks at every ring in each round and asks no driver for a kick; it reads a TAP queue
-after it has written to it, and every few rounds. It polls for up to its *window* after the last work. The window
-grows as long as work comes within the budget, and shrinks to nothing when it comes later: a guest that is idle,
-or pings once a second, costs what it costs without polling. KVM's halt polling adapts by the same rule (Linux,
-Documentation/virt/kvm/halt-polling.rst).
+after it has written to it, and every few rounds, and has the kernel tell of no frames meanwhile. It polls for up
+to its *window* after the last work. The window grows as long as work comes within the budget, and shrinks to
+nothing when it comes later: a guest that is idle, or pings once a second, costs what it costs without polling.
+KVM's halt polling adapts by the same rule (Linux, Documentation/virt/kvm/halt-polling.rst).
 
 Looking for work is no work. A worker that polls therefore offers its processor to others every few
 microseconds: the thread of the guest's machine monitor that is to interrupt the guest may wait for just that one.
@@ -16,6 +16,7 @@ from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns, sched_yield
 from mpnet.workers.state import Context
 from mpnet.workers.statistics import CLOCK_MONOTONIC
+from mpnet.workers.watch import forget_taps, watch_taps
 
 LEAST_WINDOW_NS = 10_000
 """Less than a sleep and a wake-up take: polling for less gains nothing."""
@@ -86,6 +87,8 @@ def note_absence(ctx: Context, left: int, back: int) -> None:
 @compiled
 def _give_up(ctx: Context) -> None:
     """Poll no more; each ring asks for kicks when it is looked at next."""
+    if not watch_taps(ctx):
+        return  # nothing would tell of frames: the kernel has no memory for it at the moment
     ctx.worker[0].polling = 0
     _look_at_all(ctx)
     ctx.stats[0].poll_misses += 1
@@ -104,6 +107,7 @@ def _adapt(ctx: Context, quiet: int) -> None:
     if worker.window_ns:
         worker.polling = 1
         worker.idle_rounds = 0
+        forget_taps(ctx)
         _look_at_all(ctx)
 
 

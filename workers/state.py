@@ -44,6 +44,12 @@ HEARTBEAT_MS = 2000
 # On x86-64 alone struct epoll_event is packed: 12 bytes, its data at 4; elsewhere 16 and 8.
 EPOLL_EVENT_BYTES = 12 if platform.machine() == "x86_64" else 16
 EPOLL_DATA_OFFSET = EPOLL_EVENT_BYTES - 8
+FRAMES = 0
+"""Kind of event, in its low byte: the TAP queue of the ring whose index is above that has frames."""
+KICK = 1
+"""Likewise: the ring was kicked."""
+ATTENTION = 2
+"""Likewise: Python's part of the worker has something to do."""
 
 WORKER = np.dtype(
     [

@@ -9,6 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from mpnet.jit import perf
 from mpnet.jit.compile import JIT, prune_cache
 from mpnet.segment import layout
 from mpnet.workers import control_queue, loop, main, packed, ring, state, trace, writer
@@ -41,6 +42,8 @@ def warm_up() -> None:
     ]
     for function, integers in entry_points:
         function.compile((context, *(numba.int64,) * integers))
+    if perf.PERF:
+        perf.write_map()
 
 
 if JIT:

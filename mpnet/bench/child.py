@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mpnet.config import inherited
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.lifeline import bound_to_us
@@ -100,7 +101,7 @@ def child(
             stdout=output,
             stderr=output,
             pass_fds=fds,
-            env=_environment(),
+            env=inherited.environment(),
             start_new_session=True,  # Ctrl-C is for us: we stop it in our own order
         )
     try:
@@ -134,10 +135,3 @@ def _end(process: "subprocess.Popen[bytes]", *, ask_first: bool) -> None:
             return
     process.kill()
     process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Ours without the user's own devices and sockets."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith("MPNET_") or name == "MPNET_JIT"
-    }

@@ -84,7 +84,6 @@ def capture(
     to it, or that the host left to the guest, are not finished. What finds no room is counted, not waited for.
     """
     with contextlib.ExitStack() as stack:
-        fd = _open(target, stack)
         client = stack.enter_context(Client(socket or default_socket_path()))
         queues = client.call(
             "capture.start",
@@ -94,7 +93,8 @@ def capture(
             snaplen=snaplen,
             lane_bytes=buffer << 20,
         )["queues"]
-        recorder = _Recorder(device, queues, Capture.attach(device), fd)
+        # Only now: what cannot be captured must not cost a file that was there its content.
+        recorder = _Recorder(device, queues, Capture.attach(device), _open(target, stack))
         _on_signals(recorder.stop)
         try:
             recorder.write(recorder.frames(client.fileno()), count)

@@ -71,8 +71,10 @@ def merge(layers: Sequence[Layer]) -> RunConfig:
         for name, place in layer.places.items():
             ids.setdefault(name, place)
     devices = tuple(build_device(_merge_device(layers, name), place) for name, place in ids.items())
+    settings = _build_control(control)
     _check_shared(devices)
-    return RunConfig(control=_build_control(control), devices=devices)
+    _check_control_socket(settings, devices)
+    return RunConfig(control=settings, devices=devices)
 
 
 def _merge_device(layers: Sequence[Layer], name: str) -> SettingMap:
@@ -101,3 +103,12 @@ def _check_shared(devices: Sequence[DeviceConfig]) -> None:
                     f"give each its own {key}",
                 )
             owners[value] = device.id
+
+
+def _check_control_socket(control: ControlConfig, devices: Sequence[DeviceConfig]) -> None:
+    for device in devices:
+        if device.socket == control.socket:
+            raise ConfigError(
+                f"device {device.id!r} and the management socket have the same path {device.socket}",
+                "give each its own: socket=… of the device, --control-socket of mpnet",
+            )

@@ -12,6 +12,7 @@ from typing import Self
 import msgspec
 from pyroute2 import IPRoute
 
+from mpnet.config import inherited
 from mpnet.errors import MpnetError
 from mpnet.guest.lifeline import bound_to_us
 from mpnet.rpc.management import Client
@@ -59,7 +60,7 @@ class Stage:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env=inherited.environment(),
                 start_new_session=True,  # Ctrl-C is for us: we stop it in our own order
             )
 
@@ -136,13 +137,6 @@ class Stage:
 
 _MPNET = "from mpnet.cli.main import main; main()"
 """The ``mpnet`` of this very installation, wherever its script is."""
-
-
-def _environment() -> dict[str, str]:
-    """Ours without the user's own devices and sockets."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith("MPNET_") or name == "MPNET_JIT"
-    }
 
 
 def _index(ip: IPRoute) -> int:

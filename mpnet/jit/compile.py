@@ -12,6 +12,8 @@ import llvmlite
 import numba
 from numba.core import config as numba_config
 
+from mpnet.jit import perf
+
 JIT = os.environ.get("MPNET_JIT", "1") != "0"
 """Whether the data path is compiled; ``MPNET_JIT=0`` in the environment leaves it to the interpreter."""
 
@@ -23,12 +25,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _sources_digest() -> str:
-    """Hash of all sources that compiled code can come from.
+    """Hash of all that compiled code depends on, all sources that it can come from among it.
 
     Numba's cache looks at the time stamp of the file that holds the function, and never at the files of what
     that function calls: without this key a change in an accessor would leave stale callers behind.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {perf.PERF}".encode())
     for folder in _HOT_FOLDERS:
         for path in sorted((_PACKAGE / folder).glob("*.py")):
             digest.update(path.read_bytes())
@@ -41,13 +43,23 @@ def cache_directory() -> Path:
     return base / "mpnet" / "numba" / _sources_digest()
 
 
+def _own_cache() -> Path | None:
+    """Make that folder where needed; None where no machine code can be kept, and every start compiles anew."""
+    try:
+        folder = cache_directory()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home, as containers may have
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
 def prune_cache() -> None:
     """Remove machine code of other versions that nobody has loaded for thirty days."""
-    current = cache_directory()
-    current.mkdir(parents=True, exist_ok=True)
-    os.utime(current)
-    for folder in current.parent.iterdir():
-        if folder != current and time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+    if CACHE is None:
+        return
+    os.utime(CACHE)
+    for folder in CACHE.parent.iterdir():
+        if folder != CACHE and time.time() - folder.stat().st_mtime > _STALE_SECONDS:
             rmtree(folder, ignore_errors=True)
 
 
@@ -73,9 +85,14 @@ def _jitted(function: Function, **options: bool) -> Function:
     if not JIT:
         return function
     njit: Any = numba.njit  # its dispatcher is called as the function is
-    jitted: Function = njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)
+    jitted: Function = njit(nogil=True, cache=_KEEPS, error_model="numpy", _nrt=False, **options)(function)
+    perf.note(jitted)
     return jitted
 
 
-if JIT and "NUMBA_CACHE_DIR" not in os.environ:
-    setattr(numba_config, "CACHE_DIR", str(cache_directory()))  # noqa: B010 - set at run time, unknown to mypy
+_CHOSEN = "NUMBA_CACHE_DIR" in os.environ
+CACHE = _own_cache() if JIT and not _CHOSEN else None
+"""Where machine code is kept; None where it cannot be, or where Numba was told another place."""
+_KEEPS = CACHE is not None or _CHOSEN
+if CACHE:
+    setattr(numba_config, "CACHE_DIR", str(CACHE))  # noqa: B010 - set at run time, unknown to mypy

@@ -35,6 +35,7 @@ _writev = _external("writev", "l", "ili")
 _read = _external("read", "l", "ill")
 _write = _external("write", "l", "ill")
 _epoll_wait = _external("epoll_wait", "i", "ilii")
+_epoll_ctl = _external("epoll_ctl", "i", "iiil")
 _clock_gettime = _external("clock_gettime", "i", "il")
 _sendmmsg = _external("sendmmsg", "i", "ilii")
 _sched_yield = _external("sched_yield", "i", "")
@@ -80,6 +81,12 @@ def write(fd: int, address: int, size: int) -> int:
 def epoll_wait(epoll_fd: int, events: int, most: int, timeout_ms: int) -> int:
     """epoll_wait(2); ``events`` has room for ``most`` entries of ``EPOLL_EVENT_BYTES``."""
     return _result(_epoll_wait(epoll_fd, events, most, timeout_ms))
+
+
+@compiled
+def epoll_ctl(epoll_fd: int, operation: int, fd: int, event: int) -> int:
+    """epoll_ctl(2); ``event`` is the address of ``EPOLL_EVENT_BYTES``."""
+    return _result(_epoll_ctl(epoll_fd, operation, fd, event))
 
 
 @compiled

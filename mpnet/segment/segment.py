@@ -49,19 +49,25 @@ class Segment:
         """Create the segment of a device, all zero but for its mark.
 
         Raises:
-            MpnetError: a segment of that name exists.
+            MpnetError: a segment of that name exists, or there is no memory for one.
         """
+        size = layout.segment_bytes(queue_pairs)
         try:
-            shm = posix_ipc.SharedMemory(
-                f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=0o600, size=layout.segment_bytes(queue_pairs)
-            )
+            shm = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=0o600, size=size)
         except posix_ipc.ExistentialError:
             raise MpnetError(
                 f"shared memory /{PREFIX}{name} exists already",
                 f"another mpnet serves device {name!r}; stop it or choose another id",
             ) from None
+        except (OSError, posix_ipc.PermissionsError) as error:
+            raise _no_memory(name, size, error) from None
         try:
-            segment = cls(name, mmap.mmap(shm.fd, shm.size), queue_pairs)
+            # All of it now: a worker that found none left later would end by SIGBUS.
+            os.posix_fallocate(shm.fd, 0, size)
+            segment = cls(name, mmap.mmap(shm.fd, size), queue_pairs)
+        except OSError as error:
+            unlink(name)
+            raise _no_memory(name, size, error) from None
         finally:
             os.close(shm.fd)
         header = segment.header
@@ -116,6 +122,14 @@ class Segment:
     def log_address(self, ring: int) -> int:
         """Address of the log of a ring: ``layout.LOG_BYTES`` bytes."""
         return self.address + layout.log_offset(self.queue_pairs, ring)
+
+
+def _no_memory(name: str, size: int, error: Exception) -> MpnetError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return MpnetError(
+        f"no {size} bytes of shared memory for device {name!r} in {_SHM_FOLDER}: {reason}",
+        f"make room there, which 'df {_SHM_FOLDER}' shows; a container is given more by --shm-size",
+    )
 
 
 def unlink(name: str) -> None:

@@ -42,6 +42,6 @@ def _interface(nic: VhostUserNic) -> ET.Element:
         driver["tx_queue_size"] = str(nic.tx_queue_size)
     if driver:
         ET.SubElement(interface, "driver", driver)
-    if nic.mtu:
-        ET.SubElement(interface, "mtu", size=str(nic.mtu))
+    # No <mtu>: libvirt would set it on an interface of the host as well, which it finds with Open vSwitch alone,
+    # and would not start the guest.
     return interface
