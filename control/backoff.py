@@ -1,7 +1,8 @@
 """How long to wait before the next replacement of a worker that keeps dying."""
 
 FIRST_SECONDS = 0.1
-MOST_SECONDS = 10.0
+MOST_SECONDS = 1.0
+"""To start a worker takes some ten milliseconds of a processor, and while none is there its guest is cut off."""
 HEALTHY_SECONDS = 30.0
 """A worker that lived this long is replaced at once, whatever came before."""
 

@@ -1,5 +1,6 @@
 """The bench: its arithmetic, the frames it makes, and a short run against the other systems; never a speed."""
 
+import itertools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from mpnet.bench.bed import Wire
-from mpnet.bench.case import CASES
+from mpnet.bench.case import CASES, RINGS_ALONE
 from mpnet.bench.generator import frames
 from mpnet.bench.ping import echo_request, percentiles
 from mpnet.bench.statistics import compare, noise, ratio, width
@@ -202,6 +203,30 @@ def found(records: list[Record]) -> dict:
     return built
 
 
+def test_rings_alone_say_how_far_their_processors_were_apart(records: list[Record]) -> None:
+    for record in records:
+        assert record.conditions is not None
+        apart = record.conditions.distance_ns
+        # On a busy machine neither thread may come to its turns in time.
+        expected = CASES[record.factors["case"]].kind in RINGS_ALONE and apart is not None
+        assert (apart is not None and apart > 0) == expected, record
+
+
+def test_a_case_is_noisy_whose_processors_were_moved_apart_between_its_turns(records: list[Record]) -> None:
+    made = benchmark(Choice(cases=(), peers=(), rounds=ROUNDS, duration=0.1))
+    own = [record for record in records if record.factors["case"] == "ring-1500-echo-packed-virtio-user"]
+
+    def said(*distances: float | None) -> str:
+        for record, apart in zip(own, itertools.cycle(distances), strict=False):
+            assert record.conditions is not None
+            record.conditions.distance_ns = apart
+        return "\n".join(document(made, own).environment.noise)
+
+    assert "62 to 310 ns apart" in said(310, 62)
+    assert "apart" not in said(310)
+    assert "apart" not in said(None)
+
+
 def test_the_document_has_its_schema(found: dict) -> None:
     assert set(found) == {"schema", "environment", "results"}
     assert found["schema"] == 1
@@ -210,7 +235,7 @@ def test_the_document_has_its_schema(found: dict) -> None:
     environment = found["environment"]
     assert set(environment) == {
         "kernel", "cpu", "cpus", "driver_cpu", "device_cpu", "versions", "flags", "commit", "load_average",
-        "steal", "wait", "noise", "skipped",
+        "steal", "wait", "distance_ns", "noise", "skipped",
     }  # fmt: skip
     assert {"mpnet", "limit", "qemu", "dpdk", "python", "numba", "numpy"} <= set(environment["versions"])
     assert environment["flags"] == {"cases": [], "peers": [], "rounds": ROUNDS, "duration": 0.1}

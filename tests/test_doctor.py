@@ -1,6 +1,7 @@
 """``mpnet doctor``: what is found missing, and what mends it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,15 @@ def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):
 def test_too_few_open_files_are_found(monkeypatch):
     monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 4096))
     assert next(iter(checks.check_limits())).outcome is Outcome.MISSING
+
+
+def test_a_user_without_a_home_keeps_no_compiled_code(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    (finding,) = checks.check_cache()
+    assert (finding.outcome, finding.detail) == (Outcome.MISSING, "this user has no home")
+    assert "XDG_CACHE_HOME" in finding.remedy

@@ -12,7 +12,7 @@ from mpnet.guest.queue import Queue
 from mpnet.rpc.worker import CompleteCommand, ControlCommand, Done, SetPolling
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
-from mpnet.workers.poll import LEAST_WINDOW_NS, pace
+from mpnet.workers.poll import CROWDED_NS, CROWDED_TIMES, LEAST_WINDOW_NS, note_absence, offer_processor, pace
 from mpnet.workers.state import Context, Scratch, make_context
 from tests.real.running import wait_until
 from tests.worker_harness import FEATURES, HEADER_BYTES, Harness
@@ -83,6 +83,44 @@ def test_work_that_is_found_begins_the_window_anew(ctx: Context) -> None:
         assert pace(ctx, 1, now)
     stats = ctx.stats[0]
     assert (stats.poll_hits, stats.poll_misses, stats.poll_ns) == (3, 0, 3 * (BUDGET_NS - 1))
+
+
+def test_a_moment_that_others_have_the_processor_is_no_time_polled_and_ends_no_poll(ctx: Context) -> None:
+    now = arrive(ctx, 10, BUDGET_NS)
+    pace(ctx, 0, now + 1000)
+    note_absence(ctx, now + 1000, now + 6000)
+    pace(ctx, 0, now + 7000)
+    assert ctx.worker[0].polling == 1
+    assert ctx.stats[0].poll_ns == 2000
+
+
+def test_where_others_need_the_processor_a_poll_ends_and_none_begins_for_long(ctx: Context) -> None:
+    now = arrive(ctx, 10, BUDGET_NS)
+    back = now + CROWDED_NS + 1
+    ctx.rings.ready = 0
+    note_absence(ctx, now, back)
+    assert ctx.worker[0].polling == 0
+    assert list(ctx.rings.ready[:2]) == [1, 1]
+    later = back + CROWDED_TIMES * (CROWDED_NS + 1)
+    for time in (back + 1, later - BUDGET_NS, later - 1):
+        pace(ctx, 1, time)
+        assert ctx.worker[0].polling == 0
+    pace(ctx, 1, later)
+    assert ctx.worker[0].polling == 1
+
+
+def test_the_processor_is_offered_now_and_then_and_only_while_the_worker_polls(ctx: Context) -> None:
+    now = arrive(ctx, 10, BUDGET_NS)
+    offers = 0
+    for _ in range(256):
+        pace(ctx, 0, now)
+        offers += offer_processor(ctx, now) != now
+        ctx.worker[0].polling = 1  # the clock of this test is not the one that an offer is timed by
+    assert offers == 4
+    ctx.worker[0].polling = 0
+    for _ in range(256):
+        ctx.worker[0].idle_rounds += 1
+        assert offer_processor(ctx, now) == now
 
 
 @pytest.mark.parametrize("extra", [0, mask(Feature.RING_PACKED)], ids=["split", "packed"])

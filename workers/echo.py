@@ -5,9 +5,9 @@ is copied once, from the driver's tx buffers to its rx buffers.
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import copy, load_u8, store_i64, store_u16
+from mpnet.jit.memory import copy, load_u8, store_i64, store_u16, store_u32
 from mpnet.segment.layout import LOG_ENTRIES, SPILL_BYTES, DropReason
-from mpnet.virtio.net_header import FLAGS, GSO_TYPE, NUM_BUFFERS
+from mpnet.virtio.net_header import BYTES, FLAGS, GSO_TYPE, NUM_BUFFERS
 from mpnet.workers.burst import list_burst
 from mpnet.workers.capture import capture, capturing
 from mpnet.workers.chain import WRITABLE, chain_bytes, gather, iovec_base, iovec_length, scatter
@@ -147,10 +147,7 @@ def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
     if chains < 0:
         return chains
     _move(ctx, begin, place, length)
-    store_i64(header, 0)
-    store_u16(header + 8, 0)
-    store_u16(header + NUM_BUFFERS, chains)
-    scatter(ctx, place, 0, header, rx.header_bytes)
+    _complete(ctx, rx_index, place, chains)
     left = length
     for number in range(chains):
         chain = ctx.chains[RING_BURST + number]
@@ -162,6 +159,24 @@ def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
         shared.packets += 1
         shared.bytes += length - rx.header_bytes
     return _DELIVERED
+
+
+@inlined
+def _complete(ctx: Context, rx_index: int, slot: int, chains: int) -> None:
+    """Write the header of a frame of so many chains to the buffers from ``slot`` on (5.1.6)."""
+    rx = ctx.rings[rx_index]
+    if rx.header_bytes == BYTES and iovec_length(ctx, slot) >= BYTES:
+        # Out of a private copy it would be read by other words than it was written by. The processor does that
+        # only once all that was written before is in its cache: it would wait for the lines of each frame.
+        target = iovec_base(ctx, slot)
+        store_i64(target, 0)
+        store_u32(target + 8, chains << 16)
+        return
+    header = ctx.worker[0].header
+    store_i64(header, 0)
+    store_u16(header + 8, 0)
+    store_u16(header + NUM_BUFFERS, chains)
+    scatter(ctx, slot, 0, header, rx.header_bytes)
 
 
 @inlined

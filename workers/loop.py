@@ -11,7 +11,7 @@ from mpnet.jit.memory import load_i64
 from mpnet.jit.syscalls import epoll_wait
 from mpnet.workers.consume import consume
 from mpnet.workers.echo import echo
-from mpnet.workers.poll import ROUNDS_A_LOOK, pace
+from mpnet.workers.poll import ROUNDS_A_LOOK, offer_processor, pace
 from mpnet.workers.receive import receive
 from mpnet.workers.ring import refuse_kicks
 from mpnet.workers.state import (
@@ -46,6 +46,7 @@ def serve(ctx: Context) -> None:
         if pace(ctx, moved, ended):
             rounds += 1
             attention = rounds % ROUNDS_A_LOOK == 0 and _wait(ctx, 0)
+            ended = offer_processor(ctx, ended)
             busy = True
         else:
             # A ring that broke is reported at once, though nothing else may happen for long.

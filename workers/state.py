@@ -84,6 +84,7 @@ WORKER = np.dtype(
         ("worked_ns", "i8"),  # end of the last round that moved something, CLOCK_MONOTONIC
         ("looked_ns", "i8"),  # end of the last round, likewise
         ("idle_rounds", "i8"),  # rounds of this poll since then
+        ("crowded_ns", "i8"),  # no poll begins before: others need the processor
         ("one", "i8"),  # address of the 8 bytes that signal an eventfd
         ("trace_ring", "i8"),  # address of the worker's trace in the segment
         ("trace_bursts", "i8"),  # bursts are traced too

@@ -12,6 +12,9 @@ NOISY_STEAL = 0.05
 NOISY_WAIT = 0.05
 """A run is noisy where the driver waited for its processor for more than this share of the time."""
 
+FAR = 3
+"""A case is noisy where its processors were this many times as far apart in some turns as in others."""
+
 
 class Result(msgspec.Struct, kw_only=True, frozen=True):
     """One figure of one case on one system, compared with mpnet's.

@@ -150,6 +150,9 @@ def _where(environment: dict[str, Any]) -> str:
     load = " → ".join(f"{load:.1f}" for load in environment["load_average"])
     lost = f"stolen {environment['steal']:.1%}, waited {environment['wait']:.1%}"
     places = f"driver on processor {environment['driver_cpu']}, device on {environment['device_cpu']}"
+    if environment["distance_ns"]:
+        nearest, middle, farthest = environment["distance_ns"]
+        places += f", {nearest:.0f} to {farthest:.0f} ns apart, {middle:.0f} in the median"
     return (
         f"{environment['cpu']}, {environment['cpus']} processors, Linux {environment['kernel'].split()[0]}; "
         f"load {load}, {lost}; {places}; {flags['rounds']} rounds of {flags['duration']:g} s"

@@ -142,7 +142,7 @@ def check_limits() -> Iterator[Finding]:
 
 
 def check_compiler() -> Iterator[Finding]:
-    """Compiled code may be run and kept between runs."""
+    """Compiled code may be run."""
     try:
         mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     except OSError as error:
@@ -154,13 +154,28 @@ def check_compiler() -> Iterator[Finding]:
         )
     else:
         yield Finding("executable memory", Outcome.OK, "allowed")
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+
+
+def check_cache() -> Iterator[Finding]:
+    """Compiled code may be kept between runs."""
+    name = "compiler's cache"
+    remedy = "set XDG_CACHE_HOME to a folder you can write to: without a cache every start compiles anew"
+    try:
+        cache = _cache_folder()
+    except RuntimeError:
+        yield Finding(name, Outcome.MISSING, "this user has no home", remedy)
+        return
+    existing = next(folder for folder in (cache, *cache.parents) if os.access(folder, os.F_OK))
     if os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("compiler's cache", Outcome.OK, f"{cache} can be written to")
+        yield Finding(name, Outcome.OK, f"{cache} can be written to")
     else:
-        remedy = "set XDG_CACHE_HOME to a folder you can write to: without a cache every start compiles anew"
-        yield Finding("compiler's cache", Outcome.MISSING, f"{cache} cannot be written to", remedy)
+        yield Finding(name, Outcome.MISSING, f"{cache} cannot be written to", remedy)
+
+
+def _cache_folder() -> Path:
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpnet" / "numba"
 
 
 def check_guests() -> Iterator[Finding]:
@@ -212,6 +227,7 @@ CHECKS: tuple[Check, ...] = (
     check_shared_memory,
     check_limits,
     check_compiler,
+    check_cache,
     check_guests,
     check_leftovers,
 )

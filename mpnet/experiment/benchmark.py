@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import msgspec
 
 from mpnet.bench import linux
 from mpnet.bench.case import CASES, Case
-from mpnet.bench.statistics import NOISY_STEAL, NOISY_WAIT, Result, compare, noise
+from mpnet.bench.statistics import FAR, NOISY_STEAL, NOISY_WAIT, Result, compare, noise
 from mpnet.bench.system import System
 from mpnet.bench.systems.registry import OURS, PEERS
 from mpnet.errors import MpnetError
@@ -53,6 +53,8 @@ class Environment(msgspec.Struct, kw_only=True):
         load_average: over a minute, before the first turn and before the last.
         steal: share of all processors' time that the hypervisor took during turns.
         wait: share of the driver's time at full speed in which something else had its processor.
+        distance_ns: that a word took from the driver's processor to the device's in turns of rings alone: the
+            shortest, the median and the longest; None where there were none.
         noise: ratios that mean nothing, and why.
         skipped: systems that could not be run here, and why.
     """
@@ -68,6 +70,7 @@ class Environment(msgspec.Struct, kw_only=True):
     load_average: list[float]
     steal: float
     wait: float
+    distance_ns: tuple[float, float, float] | None
     noise: list[str]
     skipped: dict[str, str]
 
@@ -167,7 +170,7 @@ def document(made: Benchmark, records: Sequence[Record]) -> Document:
     """
     results = list(_results(records))
     environment = _environment(made, records)
-    environment.noise = list(_noise(environment, results))
+    environment.noise = [*_noise(environment, results), *_apart(records)]
     return Document(schema=SCHEMA, environment=environment, results=results)
 
 
@@ -201,9 +204,30 @@ def _environment(made: Benchmark, records: Sequence[Record]) -> Environment:
         load_average=[conditions[0].load_average, conditions[-1].load_average],
         steal=fmean(each.steal for each in conditions),
         wait=fmean([each.wait for each in conditions if each.wait is not None] or [0.0]),
+        distance_ns=_spread(_distances(records)),
         noise=[],
         skipped=made.skipped,
     )
+
+
+def _distances(records: Sequence[Record]) -> list[float]:
+    conditions = [record.conditions for record in records if record.conditions is not None]
+    return [each.distance_ns for each in conditions if each.distance_ns is not None]
+
+
+def _spread(values: list[float]) -> tuple[float, float, float] | None:
+    return (min(values), median(values), max(values)) if values else None
+
+
+def _apart(records: Sequence[Record]) -> Iterator[str]:
+    """Cases between whose turns the hypervisor moved a processor."""
+    for case in dict.fromkeys(record.factors["case"] for record in records):
+        distances = _distances([record for record in records if record.factors["case"] == case])
+        if distances and max(distances) > FAR * min(distances):
+            yield (
+                f"{case}: the driver's processor and the device's were {min(distances):.0f} to "
+                f"{max(distances):.0f} ns apart (limit {FAR:g} times)"
+            )
 
 
 def _noise(environment: Environment, results: Sequence[Result]) -> Iterator[str]:

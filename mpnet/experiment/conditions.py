@@ -13,6 +13,7 @@ import psutil
 from mpnet.bench.bed import Bed
 from mpnet.bench.environment import STEAL, commit, cpu_model, processor_times
 from mpnet.experiment.record import Conditions, Machine
+from mpnet.experiment.work import Done
 
 NOISY_STEAL = 0.05
 NOISY_OTHERS = 0.10
@@ -50,8 +51,8 @@ class Watch:
         self._ticks = processor_times()
         self._throttled = _throttled()
 
-    def conditions(self, wait: float | None) -> Conditions:
-        """What it was like since; ``wait`` is the driver's, as in ``Conditions``."""
+    def conditions(self, done: Done) -> Conditions:
+        """What it was like since, while this was done."""
         ticks = [now - then for now, then in zip(processor_times(), self._ticks, strict=True)][: STEAL + 1]
         whole = max(1, sum(ticks))
         busy = whole - ticks[_IDLE] - ticks[_IOWAIT] - ticks[STEAL]
@@ -61,9 +62,10 @@ class Watch:
             load_average=self._load,
             steal=ticks[STEAL] / whole,
             others=max(0.0, (busy - own) / whole),
-            wait=wait,
+            wait=done.wait,
             throttled=_throttled() - self._throttled,
             mhz=frequency.current if frequency else 0.0,
+            distance_ns=done.distance_ns,
         )
 
 

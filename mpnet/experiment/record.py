@@ -94,6 +94,8 @@ class Conditions(msgspec.Struct, kw_only=True):
         wait: share of the driver's time in which something else had its processor; None where it may well wait.
         throttled: times a processor was slowed down for heat, or this group of processes for its quota.
         mhz: mean frequency of the processors after the trial; 0 where the machine does not tell.
+        distance_ns: that a word took from the driver's processor to the device's, the longer one of before and
+            after the trial; None where it was not looked at, as only rings alone hang on it.
     """
 
     load_average: float
@@ -102,6 +104,7 @@ class Conditions(msgspec.Struct, kw_only=True):
     wait: float | None
     throttled: int
     mhz: float
+    distance_ns: float | None = None
 
 
 class Series(msgspec.Struct, kw_only=True):

@@ -129,7 +129,7 @@ def _look_on(ready: _Ready, seconds: float, record: Record) -> None:
         done = started.work.run(seconds)
     spent = _spent_ns(started) - before
     record.seconds = done.seconds
-    record.conditions = watch.conditions(done.wait)
+    record.conditions = watch.conditions(done)
     record.figures = dict(done.figures)
     if started.family is not None:
         record.figures["device_cores"] = spent / 1e9 / done.seconds

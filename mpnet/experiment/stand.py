@@ -42,7 +42,7 @@ def stand(bed: Bed, factors: Factors) -> AbstractContextManager[Stand]:
 def _of_the_bench(bed: Bed, factors: Factors) -> Iterator[Stand]:
     case = CASES[factors.case]
     with SYSTEMS[factors.system].open(bed, case) as turn:
-        yield Stand(Turns(turn, case))
+        yield Stand(Turns(turn, case, bed))
 
 
 @contextmanager

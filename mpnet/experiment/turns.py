@@ -2,7 +2,9 @@
 
 import time
 
-from mpnet.bench.case import Case
+from mpnet.bench.bed import Bed
+from mpnet.bench.case import RINGS_ALONE, Case
+from mpnet.bench.distance import distance_ns
 from mpnet.bench.environment import schedule
 from mpnet.bench.system import Turn
 from mpnet.experiment.work import Done
@@ -14,9 +16,10 @@ _AT_FULL_SPEED = ("tx", "rx", "ring")
 class Turns:
     """Turns of one system; it rests between them."""
 
-    def __init__(self, turn: Turn, case: Case) -> None:
+    def __init__(self, turn: Turn, case: Case, bed: Bed) -> None:
         self._turn = turn
         self._case = case
+        self._bed = bed
 
     def run(self, seconds: float) -> Done:
         """Have a turn.
@@ -24,6 +27,7 @@ class Turns:
         Raises:
             MpnetError: the system did something that none may.
         """
+        distance = self._distance()
         (ran, waited), started = schedule(), time.monotonic()
         came = self._turn(seconds)
         took, (now_ran, now_waited) = time.monotonic() - started, schedule()
@@ -31,4 +35,11 @@ class Turns:
         if self._case.kind in _AT_FULL_SPEED:
             wait = (now_waited - waited) / max(1, now_ran - ran + now_waited - waited)
         figures = {each.measure: came[each.name] for each in self._case.figures if each.name in came}
-        return Done(took, 0, wait, figures)
+        distances = [each for each in (distance, self._distance()) if each is not None]
+        return Done(took, 0, wait, figures, max(distances, default=None))
+
+    def _distance(self) -> float | None:
+        """Between driver and device, which rest, where it is what a case hangs on."""
+        if self._case.kind not in RINGS_ALONE:
+            return None
+        return distance_ns(self._bed.driver_cpu, self._bed.device_cpu)

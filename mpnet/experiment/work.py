@@ -14,12 +14,14 @@ class Done:
         packets: moved, both ways; 0 where they are not known.
         wait: share of the driver's time in which something else had its processor; None where it may well wait.
         figures: by name, see ``record.FIGURES``.
+        distance_ns: as of ``record.Conditions``.
     """
 
     seconds: float
     packets: float
     wait: float | None
     figures: dict[str, float]
+    distance_ns: float | None = None
 
 
 class Work(Protocol):

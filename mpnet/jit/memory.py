@@ -129,7 +129,7 @@ def _summand() -> Callable[[int, int], int]:
     return typed
 
 
-def _prefetcher() -> Callable[[int], None]:
+def _prefetcher(*, to_write: bool) -> Callable[[int], None]:
     if not JIT:
         return lambda _address: None
 
@@ -139,8 +139,8 @@ def _prefetcher() -> Callable[[int], None]:
             pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
             function = _function(builder.module, kind, "llvm.prefetch.p0")
-            to_read, keep, of_data = word(0), word(3), word(1)
-            builder.call(function, [_pointer(builder, args[0], 8), to_read, keep, of_data])
+            keep, of_data = word(3), word(1)
+            builder.call(function, [_pointer(builder, args[0], 8), word(int(to_write)), keep, of_data])
             return context.get_dummy_value()
 
         return types.void(types.int64), codegen
@@ -189,7 +189,9 @@ copy = _copier()
 """``copy(target, source, size)``: copy ``size`` bytes between ranges that do not overlap."""
 summand = _summand()
 """``summand(address, index)``: the index-th 32-bit word, only to be summed: it may be loaded twice."""
-prefetch = _prefetcher()
+prefetch = _prefetcher(to_write=False)
 """``prefetch(address)``: have the cache line there on its way; any address will do, it is not accessed."""
+prefetch_to_write = _prefetcher(to_write=True)
+"""``prefetch_to_write(address)``: likewise, and taken from all other processors, as a store would do."""
 fence = _fencer()
 """``fence()``: no load after it is done before a store that stands ahead of it."""

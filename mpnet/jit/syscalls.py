@@ -38,6 +38,7 @@ _epoll_wait = _external("epoll_wait", "i", "ilii")
 _epoll_ctl = _external("epoll_ctl", "i", "iiil")
 _clock_gettime = _external("clock_gettime", "i", "il")
 _sendmmsg = _external("sendmmsg", "i", "ilii")
+_sched_yield = _external("sched_yield", "i", "")
 _syscall = _external("syscall", "l", "lllllll")
 _IO_URING_ENTER = 426  # the same number on every architecture
 
@@ -86,6 +87,12 @@ def epoll_wait(epoll_fd: int, events: int, most: int, timeout_ms: int) -> int:
 def epoll_ctl(epoll_fd: int, operation: int, fd: int, event: int) -> int:
     """epoll_ctl(2); ``event`` is the address of ``EPOLL_EVENT_BYTES``."""
     return _result(_epoll_ctl(epoll_fd, operation, fd, event))
+
+
+@compiled
+def sched_yield() -> int:
+    """sched_yield(2): let a thread that waits for this processor have it; returns at once where none does."""
+    return _result(_sched_yield())
 
 
 @compiled

@@ -128,7 +128,7 @@ def _no_memory(name: str, size: int, error: Exception) -> MpnetError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return MpnetError(
         f"no {size} bytes of shared memory for device {name!r} in {_SHM_FOLDER}: {reason}",
-        f"make room there, which 'df {_SHM_FOLDER}' shows; a container is given more by --shm-size",
+        f"make room there or have it writable, see 'df {_SHM_FOLDER}'; a container gets more by --shm-size",
     )
 
 

@@ -29,6 +29,8 @@ _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _POLL_US = 200
 """In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
+_GUEST_POLL_US = 1000
+"""The same for a stock guest: more than lies between its pings, emulated, with what it does itself meanwhile."""
 _RINGS_POLL_US = 50
 """Of a worker whose rings alone are measured: its peer never sleeps."""
 
@@ -57,7 +59,8 @@ class Mpnet(Driven):
         if case.kind in RINGS_ALONE:
             words, backend = f"{cpus},poll-us={_RINGS_POLL_US}", ECHO if case.echo else NULL
         else:
-            words, backend = f"gro=on,{cpus},poll-us={_POLL_US if case.polled else 0}", TAP
+            poll_us = (_GUEST_POLL_US if case.in_linux else _POLL_US) if case.polled else 0
+            words, backend = f"gro=on,{cpus},poll-us={poll_us}", TAP
         service = Service(words=words, queue_pairs=case.queue_pairs, backend=backend)
         with serving(bed, service) as endpoint:
             yield endpoint

@@ -1,0 +1,1 @@
+"""The distance between two processors, and what the bench says of it."""
