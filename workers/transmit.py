@@ -49,8 +49,10 @@ def transmit(ctx: Context, index: int) -> int:
     taken = 0
     slot = 0
     end = 1
+    # With more than half of a ring in a burst, driver and worker take turns instead of working at once.
+    most = min(TX_FRAMES, max(ring.entries // 2, BURST))
     # All frames' buffers stay listed until the burst is over: some wait for others of their flow.
-    while taken < TX_FRAMES and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
+    while taken < most and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
         # A slot stays free for the private copy of the headers.
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
