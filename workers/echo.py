@@ -64,25 +64,32 @@ def echo(ctx: Context, rx_index: int) -> int:
     room = ctx.window[0].end
     frames = 0
     delivered = 0
+    octets = 0
     outcome = _DELIVERED
     while frames < listed and ctx.window[0].end < BURST_SEGMENTS + room:
         chain = ctx.chains[frames]
         place = ctx.window[0].end
-        outcome = _reflect(ctx, rx_index, begin, chain.end)
+        length = chain_bytes(ctx, begin, chain.end)
+        outcome = _reflect(ctx, rx_index, begin, length)
         if outcome < _DELIVERED:
             break
-        if outcome >= 0:
+        if outcome == _DELIVERED:
+            delivered += 1
+            octets += length - rx.header_bytes
+        else:
             count_drop(ctx, index, outcome)
-        delivered += outcome == _DELIVERED
         if captured_tx:
-            capture(ctx, index, begin, chain_bytes(ctx, begin, chain.end))
+            capture(ctx, index, begin, length)
         if captured_rx and outcome == _DELIVERED:
-            capture(ctx, rx_index, place, chain_bytes(ctx, begin, chain.end))
+            capture(ctx, rx_index, place, length)
         give_back(ctx, index, chain.buffer_id, chain.span, 0)
         begin = chain.end
         frames += 1
     if frames == listed:
         outcome = _listed_all(ctx, listed)
+    for shared in (ctx.shared[rx_index], ctx.shared[index]):
+        shared.packets += delivered
+        shared.bytes += octets
     _close(ctx, rx_index, frames, delivered, outcome)
     return delivered
 
@@ -126,11 +133,10 @@ def _close(ctx: Context, rx_index: int, frames: int, delivered: int, outcome: in
 
 
 @inlined
-def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
-    """Deliver the frame in the slots from ``begin`` to ``end``; what became of it."""
+def _reflect(ctx: Context, rx_index: int, begin: int, length: int) -> int:
+    """Deliver the frame in the slots from ``begin`` on, ``length`` bytes with its header; what became of it."""
     rx = ctx.rings[rx_index]
     header = ctx.worker[0].header
-    length = chain_bytes(ctx, begin, end)
     if length < rx.header_bytes + ETHERNET_HEADER_BYTES:
         return _SHORT_CHAIN
     if length > SPILL_BYTES:
@@ -154,10 +160,6 @@ def _reflect(ctx: Context, rx_index: int, begin: int, end: int) -> int:
         written = min(left, chain.bytes)
         give_back(ctx, rx_index, chain.buffer_id, chain.span, written)
         left -= written
-    for ring_index in (rx_index, rx_index + 1):
-        shared = ctx.shared[ring_index]
-        shared.packets += 1
-        shared.bytes += length - rx.header_bytes
     return _DELIVERED
 
 
