@@ -6,7 +6,7 @@ Sums are of 16-bit words in network byte order, folded, not inverted.
 import sys
 
 from mpnet.jit.compile import compiled
-from mpnet.jit.memory import load_u8, load_u16, store_u8, summand
+from mpnet.jit.memory import load_u8, load_u16, store_u16, summand
 from mpnet.workers.chain import iovec_base, iovec_length
 from mpnet.workers.state import Context
 
@@ -17,14 +17,15 @@ _LAST_BYTE_SHIFT = 0 if _LITTLE else 8
 @compiled
 def load_be16(address: int) -> int:
     """The 16-bit number in network byte order at ``address``."""
-    return load_u8(address) << 8 | load_u8(address + 1)
+    value = load_u16(address)
+    return swap(value) if _LITTLE else value
 
 
 @compiled
 def store_be16(address: int, value: int) -> None:
     """Store the low 16 bits in network byte order."""
-    store_u8(address, value >> 8)
-    store_u8(address + 1, value)
+    value &= 0xFFFF
+    store_u16(address, swap(value) if _LITTLE else value)
 
 
 @compiled

@@ -10,7 +10,7 @@ Nothing waits longer than its burst.
 
 from typing import Any
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import load_u8, load_u16
 from mpnet.virtio.net_header import F_NEEDS_CSUM, FLAGS, GSO_UDP_L4
 from mpnet.workers.chain import strip
@@ -80,7 +80,7 @@ def flush(ctx: Context, index: int, end: int) -> None:
             _release(ctx, index, number)
 
 
-@compiled
+@inlined
 def _take_headers(ctx: Context, number: int) -> None:
     """Leave only the payload to the guest's buffers, unless that is in too many pieces."""
     frame = ctx.frames[number]
@@ -90,7 +90,7 @@ def _take_headers(ctx: Context, number: int) -> None:
     frame.mergeable = frame.end - frame.first <= MAX_PIECES
 
 
-@compiled
+@inlined
 def _find(ctx: Context, number: int) -> int:
     """The slot of a frame's flow in the table, or a free one for it."""
     frame = ctx.frames[number]
@@ -103,7 +103,7 @@ def _find(ctx: Context, number: int) -> int:
     return int(slot)
 
 
-@compiled
+@inlined
 def _frame_in(ctx: Context, slot: int) -> int:
     """The frame of this burst in a slot, or -1."""
     entry = ctx.flows[slot]
@@ -136,7 +136,7 @@ def _release(ctx: Context, index: int, number: int) -> None:
         send_superframe(ctx, index, number)
 
 
-@compiled
+@inlined
 def _fits(ctx: Context, held: int, number: int) -> bool:
     """Whether a frame can follow in the superframe that begins with frame ``held``.
 
@@ -155,7 +155,7 @@ def _fits(ctx: Context, held: int, number: int) -> bool:
     return _checksum_is_right(ctx, held) and _checksum_is_right(ctx, number)
 
 
-@compiled
+@inlined
 def _follows(first: Any, frame: Any) -> bool:
     """Whether the numbers in a frame's headers are those that segmenting will give it."""
     if not first.ipv6:
@@ -167,7 +167,7 @@ def _follows(first: Any, frame: Any) -> bool:
     return bool((sequence_number(frame) - sequence_number(first)) & 0xFFFFFFFF == first.total)
 
 
-@compiled
+@inlined
 def _append(ctx: Context, held: int, number: int) -> None:
     """Make a frame that fits the superframe's last."""
     first = ctx.frames[held]
@@ -181,7 +181,7 @@ def _append(ctx: Context, held: int, number: int) -> None:
     first.pieces += frame.end - frame.first
 
 
-@compiled
+@inlined
 def _checksum_is_right(ctx: Context, number: int) -> bool:
     frame = ctx.frames[number]
     if frame.checksum == UNKNOWN:

@@ -1,6 +1,6 @@
 """From a tx ring to its TAP queue (VIRTIO 1.3, 5.1.6.2)."""
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
@@ -74,7 +74,7 @@ def transmit(ctx: Context, index: int) -> int:
     return taken
 
 
-@compiled
+@inlined
 def _send_chain(ctx: Context, index: int, number: int, begin: int, end: int) -> None:
     """Send the frame in the slots from ``begin`` to ``end``, or count why not."""
     ring = ctx.rings[index]
@@ -87,7 +87,7 @@ def _send_chain(ctx: Context, index: int, number: int, begin: int, end: int) -> 
         send_frame(ctx, index, number)
 
 
-@compiled
+@inlined
 def _accept(ctx: Context, index: int, number: int, begin: int, end: int) -> int:
     """Make the frame in the slots from ``begin`` to ``end`` frame ``number`` of this burst.
 
