@@ -108,7 +108,7 @@ def gather(ctx: Context, target: int, slot: int, size: int) -> None:
         slot += 1
 
 
-@compiled
+@inlined
 def scatter(ctx: Context, slot: int, skip: int, source: int, size: int) -> None:
     """Copy ``size`` bytes to the buffers from ``slot`` on, past their first ``skip``; they hold that many."""
     while skip >= iovec_length(ctx, slot):

@@ -12,7 +12,7 @@ frames: one buffer to read into instead of two takes less time than copying them
 
 import errno
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import read, readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
@@ -145,7 +145,7 @@ def _settle(ctx: Context, index: int, outcome: int) -> None:
         ring.ready = 0
 
 
-@compiled
+@inlined
 def _receive_frame(ctx: Context, index: int) -> int:
     """Move one frame, or a segment of one, to the guest; returns its bytes without the header, or an outcome."""
     if ctx.shared[index].spilled == 0:
@@ -157,7 +157,7 @@ def _receive_frame(ctx: Context, index: int) -> int:
     return _deliver_segment(ctx, index)
 
 
-@compiled
+@inlined
 def _read_frame(ctx: Context, index: int) -> int:
     """Read a frame: into the guest's buffers, where the driver takes it and they suffice, else into the spill."""
     ring = ctx.rings[index]
@@ -213,7 +213,7 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
     return _checked(ctx, index, length)
 
 
-@compiled
+@inlined
 def _checked(ctx: Context, index: int, length: int) -> int:
     """The length of a frame as the TAP gave it, if that can be one; else an outcome."""
     if length in (-errno.EAGAIN, -errno.EINTR):
@@ -259,7 +259,7 @@ def _deliver_spilled(ctx: Context, index: int) -> int:
     return int(length - ring.header_bytes)
 
 
-@compiled
+@inlined
 def _deliver_segment(ctx: Context, index: int) -> int:
     """Give the guest the next segment of the superframe in the spill; returns its bytes, or an outcome."""
     ring = ctx.rings[index]
@@ -303,7 +303,7 @@ def _no_room(ctx: Context, index: int) -> int:
     return _BLOCKED
 
 
-@compiled
+@inlined
 def _header(ctx: Context, index: int, begin: int) -> int:
     """Where the virtio-net header in the buffers from ``begin`` on can be read: there, or a copy."""
     if iovec_length(ctx, begin) >= ctx.rings[index].header_bytes:
@@ -312,7 +312,7 @@ def _header(ctx: Context, index: int, begin: int) -> int:
     return int(ctx.worker[0].header)
 
 
-@compiled
+@inlined
 def _finish_header(ctx: Context, index: int, begin: int, buffers: int) -> None:
     """Complete the header that the TAP wrote into the buffers from ``begin`` on (5.1.6.4.1).
 

@@ -8,7 +8,7 @@ same.
 
 from typing import Any
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.jit.memory import copy, load_u8, load_u16, store_u8, store_u16, store_u32
 from mpnet.virtio.net_header import (
     BYTES,
@@ -44,7 +44,7 @@ _TCP_CWR = 0x80
 _KINDS = 8
 
 
-@compiled
+@inlined
 def goes_whole(whole: int, gso_type: int) -> bool:
     """Whether a driver takes a frame as the TAP gives it.
 
@@ -142,19 +142,19 @@ def _make_template(ctx: Context, index: int, start: int, octets: int) -> None:
         packet.tcp_flags = load_u8(transport + TCP_FLAGS)
 
 
-@compiled
+@inlined
 def _checksum_at(packet: Any) -> int:
     return _TCP_CHECKSUM if packet.tcp else _UDP_CHECKSUM
 
 
-@compiled
+@inlined
 def segment_bytes(ctx: Context, done: int) -> int:
     """Payload of the segment that begins ``done`` bytes into the superframe's."""
     packet = ctx.superframe[0]
     return int(min(packet.gso_size, packet.payload - done))
 
 
-@compiled
+@inlined
 def write_segment(ctx: Context, index: int, begin: int, buffers: int, done: int) -> None:
     """Write a segment to the guest's buffers from slot ``begin`` on, which hold it.
 
@@ -181,7 +181,7 @@ def write_segment(ctx: Context, index: int, begin: int, buffers: int, done: int)
     scatter(ctx, begin, headers, payload, size)
 
 
-@compiled
+@inlined
 def _finish_network(packet: Any, network: int, done: int, length: int) -> None:
     """Set the length of a segment's IP packet, header included, and IPv4's identification and checksum."""
     if packet.ipv6:
@@ -193,7 +193,7 @@ def _finish_network(packet: Any, network: int, done: int, length: int) -> None:
     store_be16(network + 10, fold(packet.network_sum + length + identification) ^ 0xFFFF)
 
 
-@compiled
+@inlined
 def _finish_transport(packet: Any, transport: int, done: int, length: int) -> None:
     """Set what a segment's transport header has of its own, its checksum that of the pseudo-header so far."""
     store_be16(transport + _checksum_at(packet), fold(packet.partial + length))

@@ -4,7 +4,7 @@ How long a frame is shows only when it has been read, so chains are taken ahead.
 fill is available again to the next.
 """
 
-from mpnet.jit.compile import compiled
+from mpnet.jit.compile import compiled, inlined
 from mpnet.segment.layout import LOG_ENTRIES
 from mpnet.workers.chain import WRITABLE, chain_bytes
 from mpnet.workers.ring import give_back, take
@@ -28,7 +28,7 @@ def open_window(ctx: Context) -> None:
     window.reads = 0
 
 
-@compiled
+@inlined
 def extend_window(ctx: Context, index: int, size: int) -> None:
     """Translate chains until the window has ``size`` bytes, as far as there are chains.
 
@@ -56,7 +56,7 @@ def extend_window(ctx: Context, index: int, size: int) -> None:
         window.translated += 1
 
 
-@compiled
+@inlined
 def direct_bytes(ctx: Context) -> int:
     """Bytes of the window that one readv(2) can take."""
     window = ctx.window[0]
@@ -65,7 +65,7 @@ def direct_bytes(ctx: Context) -> int:
     return chain_bytes(ctx, window.begin, window.begin + MAX_READ_SEGMENTS)
 
 
-@compiled
+@inlined
 def fill_chains(ctx: Context, index: int, length: int) -> int:
     """Enter the chains that hold ``length`` bytes in the used ring; returns how many they are."""
     window = ctx.window[0]
