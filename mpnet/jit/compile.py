@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba.core import config as numba_config
+from numba.core import types
 
 from mpnet.jit import perf
 
@@ -85,9 +86,24 @@ def _jitted(function: Function, **options: bool) -> Function:
     if not JIT:
         return function
     njit: Any = numba.njit  # its dispatcher is called as the function is
-    jitted: Function = njit(nogil=True, cache=_KEEPS, error_model="numpy", _nrt=False, **options)(function)
+    jitted = njit(nogil=True, cache=_KEEPS, error_model="numpy", _nrt=False, **options)(function)
+    jitted.get_call_template = _for_any_value(jitted.get_call_template)
     perf.note(jitted)
-    return jitted
+    typed: Function = jitted
+    return typed
+
+
+def _for_any_value(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """Have compiled callers use one function whatever constants they call it with.
+
+    Numba would compile one for each, and for what a variable is before its loop: every third of all.
+    """
+    unliteral: Any = types.unliteral  # untyped in Numba
+
+    def get(arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        return get_call_template([unliteral(argument) for argument in arguments], keywords)
+
+    return get
 
 
 _CHOSEN = "NUMBA_CACHE_DIR" in os.environ
