@@ -18,7 +18,7 @@ from numba.core.codegen import CPUCodeLibrary
 PERF = os.environ.get("MPNET_PERF", "0") != "0"
 """Whether compiled code is made for profilers."""
 
-_LARGEST_FUNCTION = 1 << 16
+_LARGEST_FUNCTION = 1 << 20
 """Bytes; nothing tells how long the last function of a library is."""
 
 _dispatchers: list[Any] = []
