@@ -9,7 +9,7 @@ import sys
 
 from mpnet.control.launcher import WARM, Launcher
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def tell(_device: str, _slot: int, sock: socket.socket) -> None:
