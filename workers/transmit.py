@@ -10,6 +10,7 @@ from mpnet.workers.coalesce import begin_burst, flush, offer
 from mpnet.workers.ring import (
     break_ring,
     close_burst,
+    fetch_ahead,
     give_back,
     memory_was_lost,
     open_burst,
@@ -57,6 +58,8 @@ def transmit(ctx: Context, index: int) -> int:
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
             break
+        if ring.coalesce:
+            fetch_ahead(ctx, index)
         if captured:
             capture(ctx, index, slot + 1, chain_bytes(ctx, slot + 1, end))
         _send_chain(ctx, index, taken, slot + 1, end)
