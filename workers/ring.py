@@ -97,7 +97,7 @@ def take(ctx: Context, index: int, slot: int, direction: int) -> int:
 def fetch_ahead(ctx: Context, index: int) -> None:
     """Have the headers of a chain some way behind the next one on their way from the driver's processor.
 
-    A hint, taken from fields that nobody has checked: nothing there is accessed.
+    What the descriptor says is not checked, and need not be: a prefetch accesses nothing and has no fault.
     """
     ring = ctx.rings[index]
     region = ctx.regions[ctx.worker[0].last_region]
@@ -105,7 +105,7 @@ def fetch_ahead(ctx: Context, index: int) -> None:
         cursor = packed_ring.advance(ring.cursor, min(_AHEAD, ring.entries), ring.entries)
         descriptor = packed_ring.descriptor_at(ring.descriptors, cursor)
     else:
-        # Behind the last one lies what was there a round ago, as the driver's buffers often do.
+        # Beyond the driver's index stand heads of the last time round: what they name is fetched in vain.
         head = avail_entry(ring.avail, ring.cursor + _AHEAD, ring.entries)
         descriptor = ring.descriptors + DESCRIPTOR_BYTES * (head & (ring.entries - 1))
     start = region.host_address + (descriptor_address(descriptor) - region.guest_address)

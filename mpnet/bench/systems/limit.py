@@ -66,9 +66,9 @@ class Limit:
 
 
 def _alone(cpu: int) -> ThreadPoolExecutor:
-    """A thread on the device's processor, with what descriptors there are when it is first used for itself.
+    """A thread on the device's processor, with a file table of its own: a copy, made when it is first used.
 
-    Where several threads share theirs, the kernel counts who uses one: some 30 ns a system call.
+    Where threads share one, the kernel counts the users of each file in a system call, which takes some 30 ns.
     """
     return ThreadPoolExecutor(1, initializer=_leave, initargs=(cpu,))
 
