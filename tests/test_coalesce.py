@@ -293,6 +293,15 @@ def test_a_superframe_has_64_frames_at_most(harness: Harness) -> None:
     assert [len(segment(packet)) for packet in packets] == [64] * 4
 
 
+def test_a_burst_ends_with_a_full_superframe(harness: Harness) -> None:
+    """What is behind it of other flows would be the beginning of short ones."""
+    flows = [Flow(number, tcp=False, ipv6=False, size=1472) for number in range(4)]
+    frames = [flow.frame() for _ in range(60) for flow in flows]
+    packets = exchange(harness, frames)
+    expect_the_same(frames, packets)
+    assert [len(segment(packet)) for packet in packets] == [44, 43, 43, 43, 17, 17, 17, 16]
+
+
 def test_a_frame_in_too_many_pieces_goes_alone(harness: Harness) -> None:
     flow = Flow(1, tcp=False, ipv6=False, size=201)
     frames = [flow.frame() for _ in range(6)]

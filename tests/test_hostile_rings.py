@@ -12,6 +12,7 @@ from mpnet.guest.chain import Layout
 from mpnet.guest.queue import Queue
 from mpnet.rpc.worker import Failed, RingBroken
 from mpnet.segment.layout import LOG_BYTES, LOG_ENTRIES, SPILL_BYTES, DropReason, Fault, RingState
+from mpnet.workers.ring import look_again, open_burst
 from tests.real.running import wait_until
 from tests.test_datapath import PACKED, deliver, frame
 from tests.worker_harness import FEATURES, HEADER_BYTES, Harness
@@ -153,6 +154,27 @@ def test_a_head_beyond_the_table() -> None:
         harness.start()
         offer(harness, harness.tx, [(BUFFER, 60, 0, 0)], head=ENTRIES)
         assert harness.next_report() == RingBroken(1, Fault.HEAD_RANGE)
+
+
+def test_a_burst_goes_on_with_no_more_than_the_ring_has() -> None:
+    with Harness(entries=ENTRIES) as harness:
+        harness.start()
+        # The worker sleeps: there is no kick.
+        context = harness.worker.ctx
+        ring = context.rings[1]
+
+        def limit_after(driver_index: int) -> int:
+            harness.memory.write(harness.tx.guest.avail + 2, struct.pack("<H", driver_index))
+            look_again(context, 1)
+            return int(ring.limit)
+
+        assert not open_burst(context, 1)
+        assert limit_after(5) == 5
+        assert limit_after(7) == 5  # not all is taken
+        ring.cursor = 5
+        assert limit_after(ENTRIES + 1) == 5  # nothing has been given back
+        assert limit_after(ENTRIES) == ENTRIES
+        ring.cursor = 0
 
 
 def test_ring_parts_outside_memory_are_refused() -> None:

@@ -41,6 +41,7 @@ def begin_burst(ctx: Context) -> None:
     worker.held = 0
     worker.written = 0
     worker.joined_used = 0
+    worker.filled = 0
 
 
 @compiled
@@ -60,6 +61,7 @@ def offer(ctx: Context, index: int, number: int) -> None:
     if held >= 0 and ctx.frames[held].held:
         if _fits(ctx, held, number):
             _append(ctx, held, number)
+            ctx.worker[0].filled = int(_is_full(ctx, held))
             if frame.final or frame.payload < ctx.frames[held].payload:
                 _release(ctx, index, held)
             return
@@ -153,6 +155,14 @@ def _fits(ctx: Context, held: int, number: int) -> bool:
     if not same_headers(first, frame) or not _follows(first, frame):
         return False
     return _checksum_is_right(ctx, held) and _checksum_is_right(ctx, number)
+
+
+@inlined
+def _is_full(ctx: Context, held: int) -> bool:
+    """Whether the superframe that begins with frame ``held`` has no room for another frame as long as that."""
+    first = ctx.frames[held]
+    room = MAX_PACKET_BYTES - (first.headers - first.network) - first.total
+    return bool(first.count >= MAX_FRAMES or room < first.payload)
 
 
 @inlined

@@ -67,6 +67,19 @@ def open_burst(ctx: Context, index: int) -> bool:
 
 
 @inlined
+def look_again(ctx: Context, index: int) -> None:
+    """Let a burst go on with what the driver has made available since it began, once all else is taken.
+
+    A packed ring shows that by itself. What is wrong with a split ring's index is for the next burst to find.
+    """
+    ring = ctx.rings[index]
+    if not ring.packed and ring.cursor == ring.limit:
+        limit = avail_index(ring.avail)
+        if (limit - ring.place) & 0xFFFF <= ring.entries:
+            ring.limit = limit
+
+
+@inlined
 def take(ctx: Context, index: int, slot: int, direction: int) -> int:
     """Take the next chain and translate it into iovecs from ``slot`` on (2.7.13, 2.8.21).
 

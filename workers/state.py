@@ -73,6 +73,7 @@ WORKER = np.dtype(
         ("header", "i8"),  # address of the private copy of a virtio-net header
         ("burst", "i8"),  # tx bursts so far: what of the table of flows is of this one
         ("held", "i8"),  # packets of this burst that wait for more of their flow
+        ("filled", "i8"),  # the packet last added to has no room for more
         ("written", "i8"),  # packets of this burst that have been written to the TAP, or refused by it
         ("joined", "i8"),  # address of TX_FRAMES * (MAX_PIECES + 1) struct iovec: the buffers of superframes
         ("joined_used", "i8"),  # of these, in this burst

@@ -12,6 +12,7 @@ from mpnet.workers.ring import (
     close_burst,
     fetch_ahead,
     give_back,
+    look_again,
     memory_was_lost,
     open_burst,
     refuse_kicks,
@@ -50,10 +51,12 @@ def transmit(ctx: Context, index: int) -> int:
     taken = 0
     slot = 0
     end = 1
-    # With more than half of a ring in a burst, driver and worker take turns instead of working at once.
-    most = min(TX_FRAMES, max(ring.entries // 2, BURST))
+    # From half a common ring on, a burst ends where a superframe is full: what is behind it would be short.
+    enough = min(TX_FRAMES, max(ring.entries, BURST)) // 2
     # All frames' buffers stay listed until the burst is over: some wait for others of their flow.
-    while taken < most and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
+    while taken < TX_FRAMES and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
+        if worker.held:
+            look_again(ctx, index)
         # A slot stays free for the private copy of the headers.
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
@@ -66,6 +69,8 @@ def transmit(ctx: Context, index: int) -> int:
         slot = end
         give_back(ctx, index, worker.buffer_id, worker.span, 0)
         taken += 1
+        if worker.filled and taken >= enough:
+            break
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
     finish_writes(ctx, index)
