@@ -30,6 +30,8 @@ _DISABLED = int(DropReason.DISABLED)
 _ACCEPTED = -1
 _NUM_BUFFERS = net_header.NUM_BUFFERS
 _HEADER_BYTES = net_header.BYTES
+_ENOUGH = TX_FRAMES // 2
+"""Frames of a burst that need not become more."""
 
 
 @compiled
@@ -51,12 +53,8 @@ def transmit(ctx: Context, index: int) -> int:
     taken = 0
     slot = 0
     end = 1
-    # From half a common ring on, a burst ends where a superframe is full: what is behind it would be short.
-    enough = min(TX_FRAMES, max(ring.entries, BURST)) // 2
     # All frames' buffers stay listed until the burst is over: some wait for others of their flow.
-    while taken < TX_FRAMES and slot < BURST_SEGMENTS and worker.written + worker.held < BURST:
-        if worker.held:
-            look_again(ctx, index)
+    while _goes_on(ctx, index, taken, slot):
         # A slot stays free for the private copy of the headers.
         end = take(ctx, index, slot + 1, READABLE)
         if end <= 0:
@@ -69,8 +67,6 @@ def transmit(ctx: Context, index: int) -> int:
         slot = end
         give_back(ctx, index, worker.buffer_id, worker.span, 0)
         taken += 1
-        if worker.filled and taken >= enough:
-            break
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
     finish_writes(ctx, index)
@@ -80,6 +76,18 @@ def transmit(ctx: Context, index: int) -> int:
     if not memory_was_lost(ctx, index) and fault:
         break_ring(ctx, index, fault)
     return taken
+
+
+@inlined
+def _goes_on(ctx: Context, index: int, taken: int, slot: int) -> bool:
+    """Whether a burst that has taken so many chains, and filled the slots up to ``slot``, takes another."""
+    worker = ctx.worker[0]
+    # Behind a full superframe others of interleaved flows would be short.
+    if worker.filled and taken >= _ENOUGH:
+        return False
+    if worker.held:
+        look_again(ctx, index)
+    return bool(taken < TX_FRAMES and slot < BURST_SEGMENTS and worker.written + worker.held < BURST)
 
 
 @inlined
