@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ from mpnet.bench.bed import Wire
 from mpnet.bench.case import CASES, RINGS_ALONE
 from mpnet.bench.generator import frames
 from mpnet.bench.ping import echo_request, percentiles
+from mpnet.bench.pool import drain, make_pool, refill
 from mpnet.bench.statistics import compare, noise, ratio, width
 from mpnet.bench.systems.registry import OURS, PEERS, SYSTEMS
 from mpnet.bench.work import amount, rate
@@ -29,10 +32,17 @@ from mpnet.experiment.results import read_records
 from mpnet.experiment.run import run
 from mpnet.experiment.sweep import parse
 from mpnet.guest import debian
+from mpnet.guest.driver import QueuePair
+from mpnet.guest.memory import GuestMemory
+from mpnet.guest.queue import Queue
+from mpnet.virtio.features import Feature, mask
+from tests.python_device import PythonDevice
 from tests.real.linux_guest import require_linux_guest
 
 ROUNDS = 2
 """Fewer than a figure may rest on, and than the command takes."""
+PATIENCE = 60.0
+"""Seconds: a limit for what hangs."""
 MPNET = [sys.executable, "-c", "from mpnet.cli.main import main; main()"]
 WIRE = Wire("tap0", 2, b"\x02\0\0\0\0\x09", "198.18.1.1", "198.18.1.2")
 _DPDK = ("dpdk-dev", "librte-net-vhost23", "librte-net-tap23", "librte-net-virtio23")
@@ -93,6 +103,39 @@ def test_offloads_are_counted_in_bits() -> None:
     case = CASES["tx-tso"]
     assert amount(case, WIRE) == pytest.approx((54 + 44 * 1460) * 8e-9)
     assert amount(CASES["tx-64-flows"], WIRE) == 1
+
+
+def test_what_is_received_counts_from_behind_the_first_burst() -> None:
+    """Eight frames were used before, one is shown first, and four when that has been taken."""
+    payload, headers, entries = 60, 42, 8
+    with (
+        GuestMemory((4 << 20,)) as memory,
+        closing(Queue(memory, 0, entries)) as rx,
+        closing(Queue(memory, 1, 8)) as tx,
+    ):
+        pool = make_pool(QueuePair(rx, tx, mask(Feature.VERSION_1, Feature.MRG_RXBUF)), headers)
+        pool.state[0].patience = int(PATIENCE * 1e9)
+        device, held = PythonDevice(rx), []
+
+        def use(frames: int) -> None:
+            """Once the driver has given all it has."""
+            while len(held) < entries:
+                held.extend(device.heads())
+            for _ in range(frames):
+                device.give_back(held.pop(), 12 + headers + payload)
+
+        def catch_up() -> None:
+            use(1)
+            use(4)
+
+        refill(rx.virtqueue, pool)
+        use(entries)
+        with ThreadPoolExecutor(1) as threads:
+            caught_up = threads.submit(catch_up)
+            assert drain(rx.virtqueue, pool, (entries + 1 + 4) * payload) == 4 * payload
+            caught_up.result()
+        assert pool.state[0].payload == (entries + 1 + 4) * payload
+        assert pool.state[0].nanoseconds > 0
 
 
 def test_percentiles_are_in_microseconds() -> None:
