@@ -24,6 +24,7 @@ from mpnet.workers.ring import (
     available_entries,
     break_ring,
     close_burst,
+    fetch_ahead_to_write,
     memory_was_lost,
     open_burst,
     refuse_kicks,
@@ -169,6 +170,8 @@ def _read_frame(ctx: Context, index: int) -> int:
     # What became of the frame's header is looked at in the window, which must therefore hold it.
     spilling = ring.staged or ring.shorts >= _SHORTS or window.bytes < ring.header_bytes
     direct = 0 if spilling else direct_bytes(ctx)
+    if ring.shorts >= _SHORTS:
+        fetch_ahead_to_write(ctx, index)
     length = _read_tap(ctx, index, direct)
     if length < 0:
         return length

@@ -5,7 +5,7 @@ shows the driver what was given back. What was taken and not given back by then 
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import fence, prefetch
+from mpnet.jit.memory import fence, prefetch, prefetch_to_write
 from mpnet.jit.syscalls import write
 from mpnet.segment.layout import CACHE_LINE, Fault, RingState
 from mpnet.segment.trace import Kind
@@ -108,7 +108,23 @@ def take(ctx: Context, index: int, slot: int, direction: int) -> int:
 
 @inlined
 def fetch_ahead(ctx: Context, index: int) -> None:
-    """Have the headers of a chain some way behind the next one on their way from the driver's processor.
+    """Have the headers of a chain some way behind the next one on their way from the driver's processor."""
+    start = _start_ahead(ctx, index)
+    prefetch(start)
+    prefetch(start + CACHE_LINE)
+
+
+@inlined
+def fetch_ahead_to_write(ctx: Context, index: int) -> None:
+    """Likewise the first two lines of a chain for the device to write: the driver's processor loses them."""
+    start = _start_ahead(ctx, index)
+    prefetch_to_write(start)
+    prefetch_to_write(start + CACHE_LINE)
+
+
+@inlined
+def _start_ahead(ctx: Context, index: int) -> int:
+    """Where a chain some way behind the next one begins, if the driver has added it, to be prefetched.
 
     What the descriptor says is not checked, and need not be: a prefetch accesses nothing and has no fault.
     """
@@ -121,9 +137,7 @@ def fetch_ahead(ctx: Context, index: int) -> None:
         # Beyond the driver's index stand heads of the last time round: what they name is fetched in vain.
         head = avail_entry(ring.avail, ring.cursor + _AHEAD, ring.entries)
         descriptor = ring.descriptors + DESCRIPTOR_BYTES * (head & (ring.entries - 1))
-    start = region.host_address + (descriptor_address(descriptor) - region.guest_address)
-    prefetch(start)
-    prefetch(start + CACHE_LINE)
+    return int(region.host_address + (descriptor_address(descriptor) - region.guest_address))
 
 
 @inlined
