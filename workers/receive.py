@@ -274,6 +274,7 @@ def _deliver_segment(ctx: Context, index: int) -> int:
         return _DROPPED
     done = shared.spill_done
     octets = packet.headers + segment_bytes(ctx, done)
+    fetch_ahead_to_write(ctx, index)
     extend_window(ctx, index, ring.header_bytes + octets)
     if ctx.window[0].bytes >= ring.header_bytes + octets:
         begin = ctx.window[0].begin
