@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mpnet.bench import linux
-from mpnet.bench.case import CASES, Case
+from mpnet.bench.case import CASES, RINGS_ALONE, Case
 from mpnet.bench.statistics import FAR, NOISY_STEAL, NOISY_WAIT, Result, compare, noise
 from mpnet.bench.system import System
 from mpnet.bench.systems.registry import OURS, PEERS
@@ -53,8 +53,8 @@ class Environment(msgspec.Struct, kw_only=True):
         load_average: over a minute, before the first turn and before the last.
         steal: share of all processors' time that the hypervisor took during turns.
         wait: share of the driver's time at full speed in which something else had its processor.
-        distance_ns: that a word took from the driver's processor to the device's in turns of rings alone: the
-            shortest, the median and the longest; None where there were none.
+        distance_ns: that a word took from the driver's processor to the device's in turns of tx, of rx and of
+            rings alone: the shortest, the median and the longest; None where there were none.
         noise: ratios that mean nothing, and why.
         skipped: systems that could not be run here, and why.
     """
@@ -221,7 +221,8 @@ def _spread(values: list[float]) -> tuple[float, float, float] | None:
 
 def _apart(records: Sequence[Record]) -> Iterator[str]:
     """Cases between whose turns the hypervisor moved a processor."""
-    for case in dict.fromkeys(record.factors["case"] for record in records):
+    named = dict.fromkeys(record.factors["case"] for record in records)
+    for case in (each for each in named if CASES[each].kind in RINGS_ALONE):
         distances = _distances([record for record in records if record.factors["case"] == case])
         if distances and max(distances) > FAR * min(distances):
             yield (

@@ -95,7 +95,7 @@ class Conditions(msgspec.Struct, kw_only=True):
         throttled: times a processor was slowed down for heat, or this group of processes for its quota.
         mhz: mean frequency of the processors after the trial; 0 where the machine does not tell.
         distance_ns: that a word took from the driver's processor to the device's, the longer one of before and
-            after the trial; None where it was not looked at, as only rings alone hang on it.
+            after the trial; None where it was not looked at, as a case does not hang on it.
     """
 
     load_average: float

@@ -3,7 +3,7 @@
 import time
 
 from mpnet.bench.bed import Bed
-from mpnet.bench.case import RINGS_ALONE, Case
+from mpnet.bench.case import Case
 from mpnet.bench.distance import distance_ns
 from mpnet.bench.environment import schedule
 from mpnet.bench.system import Turn
@@ -11,6 +11,8 @@ from mpnet.experiment.work import Done
 
 _AT_FULL_SPEED = ("tx", "rx", "ring")
 """Kinds of cases in which the driver is never to wait for anything."""
+_HAND_IN_HAND = (*_AT_FULL_SPEED, "virtio-user")
+"""Kinds in which driver and device pass each other cache lines all the while."""
 
 
 class Turns:
@@ -39,7 +41,7 @@ class Turns:
         return Done(took, 0, wait, figures, max(distances, default=None))
 
     def _distance(self) -> float | None:
-        """Between driver and device, which rest, where it is what a case hangs on."""
-        if self._case.kind not in RINGS_ALONE:
+        """Between driver and device, which rest, where a case hangs on it."""
+        if self._case.kind not in _HAND_IN_HAND:
             return None
         return distance_ns(self._bed.driver_cpu, self._bed.device_cpu)
