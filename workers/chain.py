@@ -6,8 +6,8 @@ own memory: whatever the guest writes into its descriptors afterwards has no eff
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import copy, load_i64, store_i64
-from mpnet.segment.layout import Fault
+from mpnet.jit.memory import copy, load_i64, prefetch, store_i64
+from mpnet.segment.layout import CACHE_LINE, Fault
 from mpnet.virtio.split_ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -120,6 +120,18 @@ def scatter(ctx: Context, slot: int, skip: int, source: int, size: int) -> None:
         copy(iovec_base(ctx, slot) + skip, source + done, piece)
         done += piece
         skip = 0
+        slot += 1
+
+
+@compiled
+def fetch(ctx: Context, slot: int, end: int) -> None:
+    """Have the buffers in the slots from ``slot`` to ``end`` on their way to this processor's cache."""
+    while slot < end:
+        line = iovec_base(ctx, slot)
+        behind = line + iovec_length(ctx, slot)
+        while line < behind:
+            prefetch(line)
+            line += CACHE_LINE
         slot += 1
 
 

@@ -16,7 +16,7 @@ from mpnet.virtio.net_header import (
     GSO_UDP_L4,
     HDR_LEN,
 )
-from mpnet.workers.chain import gather, iovec_base, iovec_length, set_iovec
+from mpnet.workers.chain import fetch, gather, iovec_base, iovec_length, set_iovec
 from mpnet.workers.checksum import pseudo_header_sum, store_be16, sum_bytes
 from mpnet.workers.flow import TCP_FIN, TCP_FLAGS, TCP_PSH, checksum_offset, transport_protocol
 from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP, PRIVATE_BYTES, Context
@@ -24,6 +24,8 @@ from mpnet.workers.write import finish_writes, put, put_now, settle
 
 MAX_WRITE_SEGMENTS = 1024
 """IOV_MAX: what writev(2) takes."""
+_LONG = 4096
+"""Bytes from which on a frame is fetched before it is written: the kernel's copy would wait line by line."""
 
 
 @compiled
@@ -36,6 +38,8 @@ def send_frame(ctx: Context, index: int, number: int) -> None:
     ring = ctx.rings[index]
     frame = ctx.frames[number]
     ctx.worker[0].written += 1
+    if frame.octets >= _LONG:
+        fetch(ctx, frame.first, frame.end)
     if frame.whole:
         put(ctx, index, WRITE, frame.whole, ring.header_bytes + frame.octets, 2 * number)
         return
