@@ -3,7 +3,7 @@
 import time
 
 from mpnet.bench.bed import Bed
-from mpnet.bench.case import Case
+from mpnet.bench.case import RINGS_ALONE, Case
 from mpnet.bench.distance import distance_ns
 from mpnet.bench.environment import schedule
 from mpnet.bench.system import Turn
@@ -11,7 +11,7 @@ from mpnet.experiment.work import Done
 
 _AT_FULL_SPEED = ("tx", "rx", "ring")
 """Kinds of cases in which the driver is never to wait for anything."""
-_HAND_IN_HAND = (*_AT_FULL_SPEED, "virtio-user")
+_HAND_IN_HAND = ("tx", "rx", *RINGS_ALONE)
 """Kinds in which driver and device pass each other cache lines all the while."""
 
 
