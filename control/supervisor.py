@@ -236,7 +236,7 @@ class Supervisor:
     async def _bring_up(self, slot: int) -> None:
         """Start a worker in ``slot`` and have it serve what it shall."""
         around = self._around
-        worker = Worker(around.segment.name, slot, around.launcher, self._listener, around.limits)
+        worker = Worker(around.segment, slot, around.launcher, self._listener, around.limits)
         cpu = around.cpus[slot % len(around.cpus)] if around.cpus else None
         await worker.start(cpu)
         self.workers[slot] = worker

@@ -1,21 +1,25 @@
 """Control's proxy of one worker process: requests, reports, its end, and the ladder that stops it."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import msgspec
 
+from mpnet.control.fork_server import Process
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import ControlCommand, Done, Failed, Request, RingBroken, Shutdown
 from mpnet.segment.layout import RestartReason
+from mpnet.segment.segment import Segment
+
+_STATUS_SECONDS = 10.0
 
 
 class WorkerLostError(MpnetError):
@@ -77,7 +81,7 @@ class Worker:
     """One worker process; made by ``Worker(...)`` and ``await start()``, never used again after its end.
 
     Args:
-        device: the device's name.
+        segment: the device's shared memory.
         slot: its place among the device's workers.
         launcher: what starts it.
         listener: who hears of it.
@@ -85,9 +89,9 @@ class Worker:
     """
 
     def __init__(
-        self, device: str, slot: int, launcher: Launcher, listener: Listener, limits: Limits | None = None
+        self, segment: Segment, slot: int, launcher: Launcher, listener: Listener, limits: Limits | None = None
     ) -> None:
-        self.device = device
+        self._segment = segment
         self.slot = slot
         self.ending: Ending | None = None
         self.pid = 0
@@ -103,7 +107,7 @@ class Worker:
         self._answered = False
         self._asked_to_stop = False
         self._fault = ""
-        self._process: ForkServerProcess | None = None
+        self._process: Process | None = None
         self._channel: Channel | None = None
         self._pidfd = -1
         self._farewell: asyncio.Task[None] | None = None
@@ -119,12 +123,12 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._process, self._channel = await self._launcher.launch(self.device, self.slot)
-            self.pid = self._process.pid or 0
-            self._pidfd = os.pidfd_open(self.pid)
-        except (OSError, EOFError) as error:
+            launched = await self._launcher.launch(self._segment.name, self.slot, self._segment.fd)
+        except OSError as error:
             self._gone.set()
             raise LaunchError(f"{self} could not be started ({error})") from error
+        self._process, self._channel = launched
+        self.pid, self._pidfd = self._process.pid, self._process.pidfd
         self.started = time.monotonic()
         loop.add_reader(self._pidfd, self._process_ended)
         loop.add_reader(self._channel.fileno(), self._receive)
@@ -132,7 +136,7 @@ class Worker:
             self._pin(cpu)
 
     def __str__(self) -> str:
-        return f"worker {self.slot} of device {self.device}"
+        return f"worker {self.slot} of device {self._segment.name}"
 
     def _pin(self, cpu: int) -> None:
         try:
@@ -277,9 +281,16 @@ class Worker:
         self._pidfd = -1
         self._farewell = asyncio.create_task(self._finish())
 
+    async def _status(self) -> int | None:
+        """How it ended; None when nobody can tell: its server has died, or is stopped and does not say."""
+        if self._process is None:
+            return None
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._process.status), _STATUS_SECONDS)
+        return None
+
     async def _finish(self) -> None:
-        process = self._process
-        code = await self._launcher.exit_code(process) if process else None
+        code = await self._status()
         self.ending = _ending(code, self._fault)
         self._receive()  # what it said last
         self._forget_channel()

@@ -68,13 +68,12 @@ def _open_files() -> dict[int, str]:
 
 
 def _children() -> set[int]:
-    # multiprocessing's two helpers serve the whole test run and end with it.
-    helpers = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+    # multiprocessing's helper serves the whole test run and ends with it.
     found = set()
     for child in psutil.Process().children(recursive=True):
         try:
             command = " ".join(child.cmdline())
-            if child.status() != psutil.STATUS_ZOMBIE and not any(helper in command for helper in helpers):
+            if child.status() != psutil.STATUS_ZOMBIE and "multiprocessing.resource_tracker" not in command:
                 found.add(child.pid)
         except psutil.NoSuchProcess:
             continue

@@ -36,9 +36,10 @@ def script_of(device: str) -> Path:
     return Path(tempfile.gettempdir()) / f"{device}.script"
 
 
-def run(device: str, slot: int, sock: socket.socket) -> None:
+def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     script = script_of(device)
+    os.close(segment_fd)
     segment = Segment.attach(device)
     record = segment.workers[slot]
     record.pid, record.start_ns = os.getpid(), time.time_ns()

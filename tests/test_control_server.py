@@ -25,14 +25,8 @@ from tests.control_harness import ROOT, Guest, Script, fake_workers, served
 from tests.real.netns import network_namespace
 
 
-@pytest.fixture(scope="session")
-def _fork_server() -> None:
-    """Serves the whole test run: it is there before any module counts what it leaves behind."""
-    Launcher("tests.fake_worker:run", ()).warm_up()
-
-
 @pytest.fixture
-def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+def scripted() -> Iterator[tuple[Script, Launcher]]:
     with network_namespace(), fake_workers() as both:
         yield both
 
@@ -124,6 +118,7 @@ def test_a_process_that_only_has_a_workers_number_is_left_alone(scripted: tuple[
         assert stranger.poll() is None
         stranger.kill()
     assert script.device not in segments.names()
+    segment.unlink()  # and closes its descriptor
 
 
 def test_a_device_that_cannot_start_leaves_nothing(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:

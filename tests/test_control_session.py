@@ -22,14 +22,8 @@ from tests.real.netns import network_namespace
 FEATURES = mask(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.MQ, Feature.CSUM)
 
 
-@pytest.fixture(scope="session")
-def _fork_server() -> None:
-    """Serves the whole test run: it is there before any module counts what it leaves behind."""
-    Launcher("tests.fake_worker:run", ()).warm_up()
-
-
 @pytest.fixture
-def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+def scripted() -> Iterator[tuple[Script, Launcher]]:
     with network_namespace(), fake_workers() as both:
         yield both
 

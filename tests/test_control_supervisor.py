@@ -25,14 +25,8 @@ from mpnet.vhost_user.effects import MemoryRegion
 from tests.control_harness import HASTY, QUICK, Script, eventually, fake_workers
 
 
-@pytest.fixture(scope="session")
-def _fork_server() -> None:
-    """Serves the whole test run: it is there before any module counts what it leaves behind."""
-    Launcher("tests.fake_worker:run", ()).warm_up()
-
-
 @pytest.fixture
-def scripted(_fork_server: None) -> Iterator[tuple[Script, Launcher]]:
+def scripted() -> Iterator[tuple[Script, Launcher]]:
     with fake_workers() as both:
         yield both
 
@@ -42,7 +36,7 @@ async def _worker(script: Script, launcher: Launcher) -> AsyncIterator[tuple[Wor
     segment = Segment.create(script.device, 1)
     endings: list[Ending] = []
     listener = Listener(lambda *_: None, lambda _, ending: endings.append(ending))
-    worker = Worker(script.device, 0, launcher, listener, QUICK)
+    worker = Worker(segment, 0, launcher, listener, QUICK)
     try:
         await worker.start()
         yield worker, endings

@@ -15,17 +15,19 @@ from mpnet.segment.segment import Segment
 from mpnet.workers.worker import Worker
 
 
-def run(device: str, slot: int, sock: socket.socket) -> None:
+def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     """Serve queue pairs of ``device`` as the worker in ``slot`` until told to stop.
 
     Args:
         device: whose segment to attach.
         slot: the worker's record in the segment.
         sock: the worker's end of its channel to control.
+        segment_fd: descriptor of the device's segment.
     """
     setproctitle(f"mpnet: {device} worker {slot}")
     if perf.PERF:
         perf.write_map()
+    os.close(segment_fd)
     segment = Segment.attach(device)
     sock.settimeout(0)
     worker = Worker(segment, slot, Channel(sock, Request))

@@ -22,6 +22,7 @@ class Segment:
     Attributes:
         name: the device's name.
         queue_pairs: how many the segment was made for.
+        fd: its descriptor in the process that made it, for workers; -1 elsewhere, and once it is unlinked.
         address: where the mapping begins; compiled code adds offsets of ``layout`` to it.
         header: one record of ``layout.HEADER``.
         rings: ``layout.RING`` records, shape ``(2 * queue_pairs + 1,)``.
@@ -32,6 +33,7 @@ class Segment:
     def __init__(self, name: str, memory: mmap.mmap, queue_pairs: int) -> None:
         self.name = name
         self.queue_pairs = queue_pairs
+        self.fd = -1
         self._memory = memory
         self.address: int = np.frombuffer(memory, np.uint8).ctypes.data
         self.header = self._records(layout.HEADER, 1, 0)[0]
@@ -66,10 +68,10 @@ class Segment:
             os.posix_fallocate(shm.fd, 0, size)
             segment = cls(name, mmap.mmap(shm.fd, size), queue_pairs)
         except OSError as error:
+            os.close(shm.fd)
             unlink(name)
             raise _no_memory(name, size, error) from None
-        finally:
-            os.close(shm.fd)
+        segment.fd = shm.fd
         header = segment.header
         header.version, header.queue_pairs, header.name = layout.VERSION, queue_pairs, name.encode()
         header.control_pid = os.getpid()
@@ -110,6 +112,9 @@ class Segment:
     def unlink(self) -> None:
         """Remove the name; mappings live on until their processes end."""
         unlink(self.name)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def spill_address(self, pair: int) -> int:
         """Address of the spill of a queue pair: ``layout.SPILL_BYTES`` bytes."""
