@@ -61,6 +61,7 @@ def _session(device: Device) -> dict[str, Any]:
         "connections": int(device.segment.header.connections),
         "memory_regions": len(device.backend.regions),
         "memory_regions_unshared": len(device.unshared),
+        "unmapped_rings": device.backend.unmapped_rings,
         "requests": [{"request": entry.request, "outcome": entry.outcome} for entry in device.backend.log],
     }
 

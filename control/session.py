@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from contextlib import suppress
 
+from mpnet.control import sharing
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
@@ -39,6 +40,7 @@ class Session:
         self._sock = sock
         self._framer = Framer()
         self._hung_up = False
+        self._told_of_memory = False
         self.ending = False
         """Whether the front-end has left and the device is being freed of it."""
         self.fruitless = True
@@ -110,7 +112,7 @@ class Session:
         """Have the machine and the device carry out one message."""
         backend = self._device.backend
         try:
-            for effect in backend.receive(message):
+            for effect in self._received(message):
                 await self._perform(effect)
         except MpnetError as error:
             following = backend.failed(str(error))
@@ -125,6 +127,17 @@ class Session:
         if entry and entry.outcome != "ok":
             self._device.trace(Kind.REQUEST_REFUSED, message.request)
             self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
+
+    def _received(self, message: Message) -> list[Effect]:
+        """Have the machine take a message; a ring for which there is no memory is told, once, with the remedy."""
+        backend = self._device.backend
+        before = backend.unmapped_rings
+        effects = backend.receive(message)
+        if backend.unmapped_rings > before and not self._told_of_memory:
+            self._told_of_memory = True
+            regions = len(backend.regions)
+            self._device.log.error("guest memory is not shared", regions=regions, remedy=sharing.REMEDY)
+        return effects
 
     def _count(self, nanoseconds: int) -> None:
         """Count an answered message by how long it took."""

@@ -1,7 +1,9 @@
 """Whether a front-end really shares the memory it says it shares.
 
-A file mapped privately (QEMU: ``share=off``) arrives here like any other. The guest then writes to copies of its
-pages, and in the file every ring stays empty for ever: no request fails, and no packet ever moves.
+A file mapped privately (QEMU 7.2: ``share=off``) arrives here like any other. The guest then writes to copies
+of its pages, and in the file every ring stays empty for ever: no request fails, and no packet ever moves. Memory
+that does not arrive at all, as from a newer QEMU or without a back-end for it, is seen when a ring is to start
+that lies in no region: ``Backend.unmapped_rings``.
 """
 
 import os
@@ -12,7 +14,8 @@ from pathlib import Path
 from mpnet.vhost_user.effects import MemoryRegion
 
 REMEDY = (
-    "add share=on to the memory back-end (QEMU: -object memory-backend-memfd,...,share=on) and restart the guest"
+    "add share=on to the memory back-end and give it to the machine (QEMU: -object memory-backend-memfd,id=mem,"
+    "size=…,share=on -machine …,memory-backend=mem; 'mpnet device qemu' prints it), and restart the guest"
 )
 
 

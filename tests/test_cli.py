@@ -230,6 +230,14 @@ def test_the_state_is_one_word(changes, state):
     assert _report(**changes).state == state
 
 
+def test_show_names_memory_that_did_not_come(invoke, control):
+    session = SessionReport(state="listening", front_end=None, connections=1, unmapped_rings=1)
+    control.report = _report(session=session, rings=[])
+    said = invoke("device", "show", "net0").stdout
+    assert "a ring lies in none of 0 regions: give the guest's memory share=on" in said
+    assert control.report.state == "unshared"
+
+
 def test_show_names_memory_that_is_not_shared(invoke, control):
     control.report = _report(session=UNSHARED)
     said = invoke("device", "show", "net0").stdout
@@ -237,17 +245,51 @@ def test_show_names_memory_that_is_not_shared(invoke, control):
 
 
 def test_qemu_options_are_one_line_for_a_shell(invoke, control):
+    options = ("--accel", "kvm", "--qemu-version", "10.1.3")
     line, document = (
-        invoke("device", "qemu", "net0", "--memory", "2048"),
-        invoke("device", "qemu", "net0", "--json"),
+        invoke("device", "qemu", "net0", "--memory", "2048", *options),
+        invoke("device", "qemu", "net0", "--json", *options),
     )
     words = shlex.split(line.stdout)
+    assert line.stderr == ""
     assert len(line.stdout.splitlines()) == 1
     assert "memory-backend-memfd,id=mem,size=2048M,share=on" in words
     assert "vhost-user,id=net0,chardev=net0-socket,queues=2" in words
     assert any("path=/run/net0.sock" in word for word in words)
     assert any("mac=52:54:00:12:34:56" in word and "vectors=6" in word for word in words)
     assert len(json.loads(document.stdout)) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("known", "accel", "expected"),
+    [
+        ((7, 2), "tcg", {"reconnect=1", "vectors=0"}),
+        ((7, 2), "kvm", {"reconnect=1", "vectors=6"}),
+        ((9, 2), "tcg", {"reconnect-ms=1000", "vectors=0"}),
+        ((10, 0), "tcg", {"reconnect-ms=1000", "vectors=6"}),
+        (None, "kvm", {"reconnect-ms=1000", "vectors=6"}),
+    ],
+)
+def test_qemu_options_suit_the_qemu_and_the_accelerator_that_are_here(
+    invoke, control, monkeypatch, known, accel, expected
+):
+    monkeypatch.setattr(device.version, "installed", lambda: known)
+    monkeypatch.setattr(device.acceleration, "best_or_kvm", lambda: accel)
+    done = invoke("device", "qemu", "net0")
+    words = set(done.stdout.replace(",", " ").split())
+    assert {word for word in words if word.startswith(("reconnect", "vectors"))} == expected
+    assert (done.stderr == "") == (known is not None), "what is only supposed is said"
+    assert f'type="{"kvm" if accel == "kvm" else "qemu"}"' in invoke("device", "xml", "net0").stdout
+    said = invoke("device", "qemu", "net0", "--accel", "kvm", "--qemu-version", "8.0").stdout
+    assert "reconnect=1," not in said
+    assert "reconnect=1 " in said
+    assert "vectors=6" in said
+
+
+def test_a_version_that_is_none_is_named(invoke, control):
+    done = invoke("device", "qemu", "net0", "--qemu-version", "new")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "the version of QEMU is 'new', expected two numbers like 10.1" in done.stderr
 
 
 def test_xml_is_well_formed(invoke, control):

@@ -200,6 +200,31 @@ def test_nonsense_ends_the_session_and_not_the_device(
     asyncio.run(run())
 
 
+def test_a_front_end_that_shares_no_memory_is_told_apart(
+    tmp_path: Path, scripted: tuple[Script, Launcher], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            guest = Guest(device.config.socket)
+            await guest.run(guest.front_end.negotiate(FEATURES))
+            with pytest.raises((ConnectionError, ProtocolError)):
+                await guest.start(0, 1)
+            guest.close()
+            await eventually(lambda: device.peer is None, "it has left")
+            assert describe_device(device)["session"]["unmapped_rings"]
+            again = Guest(device.config.socket)
+            await again.attach(FEATURES)
+            await again.start(0, 1)
+            assert not describe_device(device)["session"]["unmapped_rings"]
+            again.close()
+
+    asyncio.run(run())
+    said = capsys.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if "guest memory is not shared" in line]
+    assert "share=on" in line
+    assert "memory-backend=mem" in line
+
+
 def test_a_driver_whose_control_queue_is_here_chooses_its_pairs(
     tmp_path: Path, scripted: tuple[Script, Launcher]
 ) -> None:

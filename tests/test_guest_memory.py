@@ -103,7 +103,8 @@ def test_one_control_process_serves_two_guests(running: Running) -> None:
 
 
 def all_unshared(session: dict[str, int]) -> bool:
-    return session["memory_regions_unshared"] == session["memory_regions"] > 0
+    """With QEMU 7.2 it arrives and is private, with 11.1 it does not arrive."""
+    return session["memory_regions_unshared"] == session["memory_regions"] > 0 or bool(session["unmapped_rings"])
 
 
 def test_memory_that_is_not_shared_is_named(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,12 @@ def test_memory_that_is_not_shared_is_named(running: Running, monkeypatch: pytes
         [line] = [line for line in running.log.splitlines() if "guest memory is not shared" in line]
         assert "share=on" in line
         assert guest.run(f"ping -c 1 -W 1 {HOSTS['net0']}").returncode != 0
+    monkeypatch.setattr(qemu, "memory_arguments", lambda _machine: ["-machine", "pc", "-m", "512M"])
+    with linux(running):  # none of its memory arrives
+        wait_until(lambda: running.show()["session"]["unmapped_rings"], "a ring lies nowhere")
+        assert sum("guest memory is not shared" in line for line in running.log.splitlines()) == 2
     monkeypatch.undo()
     with linux(running) as guest:
         traffic.ping(guest, HOSTS["net0"])
+        assert not running.show()["session"]["unmapped_rings"]
         assert running.show()["session"]["memory_regions_unshared"] == 0

@@ -276,19 +276,21 @@ def test_attach_arguments_for_a_user_with_kvm() -> None:
     assert attach_arguments(nic, Machine(memory_mib=2048, slots=2)) == [
         *("-accel", "kvm", "-machine", "q35,memory-backend=mem", "-m", "2048M,slots=2,maxmem=8192M"),
         *("-object", "memory-backend-memfd,id=mem,size=2048M,share=on"),
-        *("-chardev", "socket,id=net0-socket,path=/run/mpnet/a,,b.sock,reconnect=1"),
+        *("-chardev", "socket,id=net0-socket,path=/run/mpnet/a,,b.sock,reconnect-ms=1000"),
         *("-netdev", "vhost-user,id=net0,chardev=net0-socket,queues=4"),
         "-device",
-        f"virtio-net-pci,netdev=net0,mac={MAC},mq=on,vectors=10,romfile=,host_mtu=9000,rx_queue_size=512",
+        f"virtio-net-pci,netdev=net0,mac={MAC},mq=on,vectors=10,romfile=,ctrl_guest_offloads=off,host_mtu=9000,"
+        "rx_queue_size=512",
     ]
 
 
 def test_attach_arguments_under_tcg_keep_msi_x_off() -> None:
-    arguments = attach_arguments(VhostUserNic(socket="s", reconnect=0), Machine(accel="tcg", backend="file"))
+    machine = Machine(accel="tcg", backend="file", qemu=(7, 2))
+    arguments = attach_arguments(VhostUserNic(socket="s", reconnect=0), machine)
     assert arguments[:2] == ["-accel", "tcg,thread=multi"]
     assert "memory-backend-file,id=mem,size=1024M,share=on,mem-path=/dev/shm" in arguments
     assert "socket,id=net0-socket,path=s" in arguments
-    assert arguments[-1] == "virtio-net-pci,netdev=net0,vectors=0,romfile="
+    assert arguments[-1] == "virtio-net-pci,netdev=net0,vectors=0,romfile=,ctrl_guest_offloads=off"
 
 
 @pytest.mark.parametrize("wrong", [{"rx_queue_size": 128}, {"tx_queue_size": 2048}, {"rx_queue_size": 300}])

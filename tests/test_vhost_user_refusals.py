@@ -156,3 +156,20 @@ def test_a_ring_outside_memory_is_refused_with_its_address(backend):
         " is guest memory shared (QEMU: share=on)?"
     )
     assert not backend.rings[2].kick_known
+
+
+def test_that_a_ring_was_outside_memory_is_remembered_until_one_is_not(backend):
+    start = [Message(R.SET_VRING_NUM, vring(0, 256)), Message(R.SET_VRING_KICK, U64(0).pack(), (5,))]
+    outside = Message(R.SET_VRING_ADDR, addr(0, used=BASE + (1 << 20)))
+    for message in (outside, *start):
+        backend.receive(message)
+        backend.done()
+    assert backend.unmapped_rings
+    backend.disconnected()
+    assert backend.unmapped_rings, "why the last front-end had no network is still to be seen"
+    call = Frontend().set_mem_table([MemoryRegion(0, 1 << 20, BASE, 0, 101)])
+    for message in (call.message, Message(R.SET_VRING_ADDR, addr(0)), *start):
+        backend.receive(message)
+        backend.done()
+    assert backend.rings[0].started
+    assert not backend.unmapped_rings

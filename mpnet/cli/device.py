@@ -7,10 +7,11 @@ import click
 import msgspec
 
 from mpnet.cli.nic import nic_of
-from mpnet.cli.options import call, control_socket, json_output, print_json
+from mpnet.cli.options import accelerator, call, control_socket, json_output, print_json
 from mpnet.cli.tables import print_device, print_devices
+from mpnet.guest.linux import acceleration, version
 from mpnet.guest.linux.libvirt import libvirt_xml
-from mpnet.guest.linux.qemu import Machine, attach_arguments
+from mpnet.guest.linux.qemu import Accelerator, Machine, attach_arguments
 from mpnet.rpc.state import DeviceReport
 
 
@@ -69,17 +70,41 @@ _memory = click.option(
 )
 
 
+def _read_version(_ctx: click.Context, _param: click.Parameter, value: str | None) -> version.Version | None:
+    return version.parse(value) if value is not None else None
+
+
 @device.command()
 @click.argument("name")
 @_memory
+@accelerator
+@click.option(
+    "--qemu-version",
+    metavar="X.Y",
+    envvar="MPNET_QEMU_VERSION",
+    callback=_read_version,
+    help="The QEMU that is to understand the options. Default: this machine's.",
+)
 @control_socket
 @json_output
-def qemu(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
+def qemu(
+    name: str,
+    memory: int,
+    accel: Accelerator | None,
+    qemu_version: version.Version | None,
+    socket: Path | None,
+    as_json: bool,
+) -> None:
     """Print the QEMU options that attach a guest to the device NAME.
 
     For use as: qemu-system-x86_64 $(mpnet device qemu net0) …
     """
-    arguments = attach_arguments(nic_of(name, socket), Machine(memory_mib=memory))
+    nic = nic_of(name, socket)
+    understood = qemu_version or version.installed()
+    if understood is None:
+        click.echo("no qemu-system-x86_64 here: options of a current one, --qemu-version says another", err=True)
+    machine = Machine(accel=accel or acceleration.best_or_kvm(), qemu=understood, memory_mib=memory)
+    arguments = attach_arguments(nic, machine)
     if as_json:
         print_json(arguments)
         return
@@ -89,11 +114,13 @@ def qemu(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
 @device.command()
 @click.argument("name")
 @_memory
+@accelerator
 @control_socket
 @json_output
-def xml(name: str, memory: int, socket: Path | None, as_json: bool) -> None:
+def xml(name: str, memory: int, accel: Accelerator | None, socket: Path | None, as_json: bool) -> None:
     """Print the parts of a libvirt domain that attach a guest to the device NAME."""
-    text = libvirt_xml(nic_of(name, socket), Machine(memory_mib=memory))
+    machine = Machine(accel=accel or acceleration.best_or_kvm(), memory_mib=memory)
+    text = libvirt_xml(nic_of(name, socket), machine)
     if as_json:
         print_json({"xml": text})
         return

@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from mpnet.cli.nic import nic_of
-from mpnet.cli.options import control_socket
+from mpnet.cli.options import accelerator, control_socket
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.linux import acceleration
 from mpnet.guest.linux.guest import Setup, run_interactive
-from mpnet.guest.linux.qemu import Machine
+from mpnet.guest.linux.qemu import Accelerator, Machine
 
 
 @click.group()
@@ -36,12 +36,7 @@ def guest() -> None:
     envvar="MPNET_MEMORY",
     help="Guest RAM, MiB.",
 )
-@click.option(
-    "--accel",
-    type=click.Choice(["kvm", "tcg"]),
-    envvar="MPNET_ACCEL",
-    help="KVM, or emulation (tcg). Default: KVM where it works.",
-)
+@accelerator
 @click.option(
     "--address",
     "addresses",
@@ -60,7 +55,7 @@ def qemu(
     *,
     smp: int,
     memory: int,
-    accel: str | None,
+    accel: Accelerator | None,
     addresses: tuple[str, ...],
     gateway: str | None,
     socket: Path | None,
@@ -76,10 +71,9 @@ def qemu(
             f"a guest needs what is not on this machine: {names}",
             f"as root: apt-get install --no-install-recommends {names}",
         )
-    accelerator = acceleration.best() if accel is None else "kvm" if accel == "kvm" else "tcg"
-    machine = Machine(accel=accelerator, smp=smp, memory_mib=memory)
+    machine = Machine(accel=accel or acceleration.best(), smp=smp, memory_mib=memory)
     click.echo(
-        f"Booting a guest on {device}: {nic.queue_pairs} queue pairs, {nic.mac}, {accelerator}. "
+        f"Booting a guest on {device}: {nic.queue_pairs} queue pairs, {nic.mac}, {machine.accel}. "
         "To leave it: 'exit' in its shell, or Ctrl-A X at any time.",
         err=True,
     )

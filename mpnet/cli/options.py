@@ -30,6 +30,16 @@ def control_socket(command: Decorated) -> Decorated:
     )(command)
 
 
+def accelerator(command: Decorated) -> Decorated:
+    """Add ``--accel``, passed as ``accel``: "kvm", "tcg", or None where nobody said."""
+    return click.option(
+        "--accel",
+        type=click.Choice(["kvm", "tcg"]),
+        envvar="MPNET_ACCEL",
+        help="KVM, or emulation (tcg). Default: KVM where it works.",
+    )(command)
+
+
 def json_output(command: Decorated) -> Decorated:
     """Add ``-j/--json``, passed as ``as_json``."""
     return click.option(

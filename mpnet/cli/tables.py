@@ -103,6 +103,8 @@ def _memory(session: SessionReport) -> str:
     regions, unshared = session.memory_regions, session.memory_regions_unshared
     if unshared:
         return f"[red]{unshared} of {regions} regions are not shared: give the guest's memory share=on[/]"
+    if session.unmapped_rings:
+        return f"[red]a ring lies in none of {regions} regions: give the guest's memory share=on[/]"
     return f"{regions} region{'s' if regions > 1 else ''}" if regions else "none"
 
 

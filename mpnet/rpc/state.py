@@ -82,6 +82,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
         connections: how often a front-end came.
         memory_regions: pieces of guest memory it has told of.
         memory_regions_unshared: those of them that it does not share: packets in them never arrive here.
+        unmapped_rings: starts of rings refused, since one was granted, as they lie in none of the regions.
     """
 
     state: str
@@ -89,6 +90,7 @@ class SessionReport(msgspec.Struct, kw_only=True):
     connections: int
     memory_regions: int = 0
     memory_regions_unshared: int = 0
+    unmapped_rings: int = 0
 
 
 class TapReport(msgspec.Struct, kw_only=True):
@@ -149,7 +151,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
     def state(self) -> str:
         """One word: "unshared" memory, "broken", "running", "connected" or "waiting" for a front-end."""
         states = {ring.state for ring in self.rings}
-        if self.session.memory_regions_unshared:
+        if self.session.memory_regions_unshared or self.session.unmapped_rings:
             return "unshared"
         for state in ("broken", "running"):
             if state in states:

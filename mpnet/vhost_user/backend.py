@@ -15,7 +15,16 @@ from mpnet.errors import ProtocolError
 from mpnet.vhost_user import device_requests as device
 from mpnet.vhost_user import memory_requests as memory
 from mpnet.vhost_user import ring_requests as vring
-from mpnet.vhost_user.effects import Close, CloseFds, Effect, MemoryRegion, Send, SetBackendChannel, StopRing
+from mpnet.vhost_user.effects import (
+    Close,
+    CloseFds,
+    Effect,
+    MemoryRegion,
+    Send,
+    SetBackendChannel,
+    StartRing,
+    StopRing,
+)
 from mpnet.vhost_user.messages import (
     REPLY_FLAG,
     SINGLE_REGION_SIZE,
@@ -28,7 +37,7 @@ from mpnet.vhost_user.messages import (
     VringState,
 )
 from mpnet.vhost_user.ring import Ring
-from mpnet.vhost_user.state import MalformedError, Offer, RefusedError, State
+from mpnet.vhost_user.state import MalformedError, Offer, RefusedError, State, UnmappedRingError
 from mpnet.virtio.features import Feature, has
 
 Handler = Callable[[State, Message], list[Effect]]
@@ -145,6 +154,8 @@ class Backend:
     def __init__(self, offer: Offer, config: bytes = b"") -> None:
         self.offer = offer
         self.log: deque[LogEntry] = deque(maxlen=LOG_LENGTH)
+        self.unmapped_rings = 0
+        """Starts refused as the ring lies in no region, since one was granted; kept between sessions."""
         self._state = State.fresh(offer, config)
         self._pending: _Pending | None = None
         self._unwanted: list[int] = []
@@ -211,11 +222,14 @@ class Backend:
         try:
             effects = _serve(rule, draft, message)
         except RefusedError as refusal:
+            self.unmapped_rings += isinstance(refusal, UnmappedRingError)
             return self._refuse(message, rule, str(refusal))
         except ProtocolError as malformed:
             self._unwanted += message.fds
             return self._close(message, str(malformed))
         stops = tuple(effect.index for effect in effects if isinstance(effect, StopRing))
+        if any(isinstance(effect, StartRing) for effect in effects):
+            self.unmapped_rings = 0
         self._pending = _Pending(message, rule, self._state, stops)
         self._state = draft
         return effects

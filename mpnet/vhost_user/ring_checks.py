@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.memory import holds
 from mpnet.vhost_user.ring import Ring
-from mpnet.vhost_user.state import RefusedError
+from mpnet.vhost_user.state import RefusedError, UnmappedRingError
 
 MAX_RING_SIZE = 32768
 
@@ -96,14 +96,15 @@ def check_all(ring: Ring, regions: Sequence[MemoryRegion], *, packed: bool) -> N
     """Refuse to start a ring that cannot be served.
 
     Raises:
-        RefusedError: its size, alignment or base is wrong, or an area of it lies in no region.
+        RefusedError: its size, alignment or base is wrong.
+        UnmappedRingError: an area of it lies in no region.
     """
     check_size(ring, packed=packed)
     check_alignment(ring, packed=packed)
     check_base(ring, packed=packed)
     part = unmapped_part(ring, regions, packed=packed)
     if part:
-        raise RefusedError(
+        raise UnmappedRingError(
             f"ring {ring.index}: the {part.name} at {part.address:#x}, {part.size} bytes,"
             f" lies in none of the {len(regions)} memory regions; is guest memory shared (QEMU: share=on)?"
         )

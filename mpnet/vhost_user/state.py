@@ -14,6 +14,10 @@ class RefusedError(ProtocolError):
     """A well-formed request that cannot be granted; it changes nothing."""
 
 
+class UnmappedRingError(RefusedError):
+    """A ring lies in no region of the memory table: the front-end does not share the memory of its guest."""
+
+
 class MalformedError(ProtocolError):
     """A request whose payload is not what its kind requires; the session ends."""
 

@@ -3,9 +3,10 @@
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
+from mpnet.errors import MpnetError
 from mpnet.guest import debian
+from mpnet.guest.linux.qemu import Accelerator
 
 _KVM = Path("/dev/kvm")
 _PROBE_SECONDS = 10.0
@@ -13,7 +14,7 @@ _PROBE_SECONDS = 10.0
 _PROBE = "-accel kvm -cpu host -S -m 16 -nodefaults -no-user-config -display none -monitor stdio"
 
 
-def best() -> Literal["kvm", "tcg"]:
+def best() -> Accelerator:
     """Give "kvm" where a machine with it comes up, else "tcg".
 
     Raises:
@@ -26,3 +27,12 @@ def best() -> Literal["kvm", "tcg"]:
         ended = subprocess.run(command, input=b"quit\n", capture_output=True, check=False, timeout=_PROBE_SECONDS)
         return "kvm" if ended.returncode == 0 else "tcg"
     return "tcg"
+
+
+def best_or_kvm() -> Accelerator:
+    """Give what is best here; "kvm" where there is no QEMU, as the guest will then run elsewhere."""
+    try:
+        debian.program("qemu-system-x86_64")
+    except MpnetError:
+        return "kvm"
+    return best()

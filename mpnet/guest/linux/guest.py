@@ -7,14 +7,14 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import IO, Self
 
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.lifeline import bound_to_us
-from mpnet.guest.linux import initramfs
+from mpnet.guest.linux import initramfs, version
 from mpnet.guest.linux.agent import Agent, Completed, GuestError, Job
 from mpnet.guest.linux.qemu import (
     MEMORY_ID,
@@ -271,8 +271,9 @@ def guest_command(nic: VhostUserNic | TapNic, machine: Machine, command_line: Se
     """
     kernel = debian.kernel()
     archive = initramfs.build(kernel)
-    qemu = str(debian.program("qemu-system-x86_64"))
-    return [qemu, *boot_arguments(nic, machine, str(kernel.image), str(archive), command_line)]
+    qemu = debian.program("qemu-system-x86_64")
+    machine = replace(machine, qemu=machine.qemu or version.of(qemu))
+    return [str(qemu), *boot_arguments(nic, machine, str(kernel.image), str(archive), command_line)]
 
 
 def run_interactive(nic: VhostUserNic | TapNic, machine: Machine, setup: Setup) -> int:

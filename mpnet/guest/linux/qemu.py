@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpnet.errors import ConfigError
+from mpnet.guest.linux.version import RECONNECT_MS, TCG_VECTORS, Version
 
 MIN_RING_SIZE = 256
 MAX_RING_SIZE = 1024
 """What QEMU's virtio-net accepts for rx_queue_size and tx_queue_size, in powers of two."""
 
 MEMORY_ID = "mem"
+
+Accelerator = Literal["kvm", "tcg"]
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
@@ -93,12 +96,14 @@ class Machine:
         backend: where guest memory lives: an anonymous "memfd", or a "file" under `memory_path`; shared
             with the back-end either way.
         memory_path: folder of a "file" back-end.
+        qemu: the version of QEMU that is to understand the options; None for a current one.
         slots: how many DIMMs may be added while running.
         max_memory_mib: RAM with all DIMMs; used where there are slots.
     """
 
-    accel: Literal["kvm", "tcg"] = "kvm"
+    accel: Accelerator = "kvm"
     machine: str = "q35"
+    qemu: Version | None = None
     smp: int = 2
     memory_mib: int = 1024
     backend: Literal["memfd", "file"] = "memfd"
@@ -144,7 +149,7 @@ def network_arguments(nic: VhostUserNic | TapNic, machine: Machine) -> list[str]
         return ["-netdev", ",".join(tap), "-device", _device(nic, machine)]
     chardev = ["socket", f"id={nic.name}-socket", f"path={_escaped(nic.socket)}"]
     if nic.reconnect:
-        chardev.append(f"reconnect={nic.reconnect}")
+        chardev.append(_reconnect(nic.reconnect, machine))
     netdev = ["vhost-user", f"id={nic.name}", f"chardev={nic.name}-socket", *queues]
     return ["-chardev", ",".join(chardev), "-netdev", ",".join(netdev), "-device", _device(nic, machine)]
 
@@ -195,6 +200,15 @@ def channel_arguments(machine: Machine, agent: int, qmp: int) -> list[str]:
     ]
 
 
+def _reconnect(seconds: int, machine: Machine) -> str:
+    """Give the word for it, which has changed: each version knows one of them only, or calls one deprecated."""
+    return f"reconnect-ms={1000 * seconds}" if _is_since(RECONNECT_MS, machine) else f"reconnect={seconds}"
+
+
+def _is_since(version: Version, machine: Machine) -> bool:
+    return machine.qemu is None or machine.qemu >= version
+
+
 def _has_only_mmio(machine: Machine) -> bool:
     return machine.machine.startswith("microvm")
 
@@ -215,6 +229,10 @@ def _device(nic: Nic, machine: Machine) -> str:
         words.append(f"vectors={_vectors(nic, machine)}")
         # The boot ROM would drive the device before the guest does.
         words.append("romfile=")
+    if isinstance(nic, VhostUserNic):
+        # QEMU would offer it and answer it alone: the back-end never hears that a guest's XDP program wants
+        # whole checksums, and goes on sending it frames without. A guest that is not offered it refuses XDP.
+        words.append("ctrl_guest_offloads=off")
     if nic.mtu:
         words.append(f"host_mtu={nic.mtu}")
     if nic.rx_queue_size:
@@ -229,10 +247,11 @@ def _device(nic: Nic, machine: Machine) -> str:
 def _vectors(nic: Nic, machine: Machine) -> int:
     """Count MSI-X vectors: one per virtqueue, one for the control queue, one for configuration changes.
 
-    None under TCG: QEMU 7.2 there crashes as soon as the guest of a vhost-user device enables MSI-X
-    (vhost_net_start meets vectors without an irqfd); the device then uses its INTx pin.
+    None under TCG before version TCG_VECTORS: QEMU 7.2 there crashes as soon as the guest of a vhost-user device
+    enables MSI-X (vhost_net_start meets vectors without an irqfd); the device then uses its INTx pin.
     """
-    return 0 if machine.accel == "tcg" else 2 * nic.queue_pairs + 2
+    crashes = machine.accel == "tcg" and not _is_since(TCG_VECTORS, machine)
+    return 0 if crashes else 2 * nic.queue_pairs + 2
 
 
 def _escaped(value: str) -> str:
