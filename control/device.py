@@ -17,6 +17,7 @@ from mpnet.control.peer import Peer
 from mpnet.control.port import Port, open_port
 from mpnet.control.rings import Rings
 from mpnet.control.supervisor import Supervisor, Surroundings
+from mpnet.control.tasks import Tasks
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
@@ -67,7 +68,7 @@ class Device:
         self._burst_watchers = 0
         self._channel_fd: int | None = None
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self.log)
 
     async def start(self) -> None:
         """Take segment and TAP, and start the workers.
@@ -116,9 +117,7 @@ class Device:
 
     async def stop(self) -> None:
         """Stop the workers and give back segment and TAP; the session has ended before."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self.supervisor.stop()
         self._give_back()
 
@@ -252,9 +251,7 @@ class Device:
             self.backend.require_reset()
             self._config_changed()
             return
-        task = asyncio.create_task(self._execute(told.data))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._execute(told.data))
 
     async def _execute(self, data: bytes) -> None:
         """Carry out a command of the control queue and answer it."""

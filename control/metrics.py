@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.registry import Collector
 
 import mpnet
+from mpnet.control import log
 from mpnet.control.exposition import Exposition, Reading
 from mpnet.control.families import FAMILIES
 from mpnet.control.usage import Usages
@@ -22,6 +25,17 @@ Segments = Callable[[], Iterable[Segment]]
 
 _REQUEST_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 """Seconds: a look-up takes some hundred microseconds, starting workers tenths of seconds."""
+
+
+class _LostLines(Collector):
+    """What the log lacks."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the log's own counters."""
+        lost = CounterMetricFamily("mpnet_log_lines_lost", "Log lines that were not written.", labels=["reason"])
+        lost.add_metric(["unwritable"], log.sink.lost)
+        lost.add_metric(["limit"], log.limit.left_out)
+        return [lost]
 
 
 class Metrics:
@@ -57,6 +71,7 @@ class Metrics:
         )
         for method in METHODS:
             self._requests.labels(method)
+        self._own.register(_LostLines())
 
     def observe_request(self, method: str, seconds: float) -> None:
         """Count a request of the management socket."""

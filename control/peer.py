@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from mpnet.foreign import readable
+
 _UCRED = struct.Struct("3i")
 
 
@@ -29,7 +31,7 @@ class Peer:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, _ = _UCRED.unpack(credentials)
         try:
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            name = readable(Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))
         except OSError:
             name = ""
         return cls(pid, uid, name)

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from typing import Any
 
 from mpnet.config.control import ControlConfig
 from mpnet.config.device import DeviceConfig
@@ -82,6 +83,7 @@ class Control:
             MpnetError: a device or a service cannot start; those that had are stopped again.
         """
         self._launcher.warm_up()
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
         try:
             with _stop_signals(self.stopping):
                 async with AsyncExitStack() as stack:
@@ -91,6 +93,10 @@ class Control:
                     self._log.info("stopping")
         finally:
             self._launcher.close()
+
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what went wrong in a callback of the event loop, which goes on."""
+        self._log.error("callback failed", problem=context["message"], exc_info=context.get("exception"))
 
     async def _start_unless_stopped(self, stack: AsyncExitStack) -> bool:
         """Start everything; False when it is to stop before that is done, as while the first run compiles."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from mpnet.control.describe import describe_device, describe_workers
 from mpnet.control.device import Device
 from mpnet.control.exporter import Exporter
 from mpnet.control.first_packet import process_start_ns, start_to_first_packet
-from mpnet.control.log import get_log
+from mpnet.control.log import get_log, tell_left_out
 from mpnet.control.management import Handler, ManagementServer
 from mpnet.control.metrics import Metrics
 from mpnet.control.observation import observation_handlers
 from mpnet.control.reload import reload
 from mpnet.control.server import Control
+from mpnet.control.tasks import Tasks
 from mpnet.errors import MpnetError
 from mpnet.rpc.management import DeviceParams, NoParams, ScaleParams, SetParams, default_socket_path
 
@@ -38,7 +40,8 @@ async def look_after(control: Control) -> AsyncIterator[None]:
     metrics = Metrics(lambda: [device.segment for device in control.devices.values()])
     server = _management(control, metrics)
     exporter = Exporter(metrics)
-    sampling = asyncio.create_task(_sample(control, metrics))
+    tasks = Tasks(get_log())
+    tasks.keep(partial(_sample, control, metrics))
     try:
         if endpoint := control.options.metrics_endpoint:
             port = await asyncio.to_thread(exporter.serve, *endpoint)
@@ -49,7 +52,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
             await server.start()
         yield
     finally:
-        sampling.cancel()
+        await tasks.cancel()
         if server:
             await server.close()
         await asyncio.to_thread(exporter.close)
@@ -59,6 +62,7 @@ async def _sample(control: Control, metrics: Metrics) -> None:
     while True:
         for device in control.devices.values():
             metrics.usages.keep_up(device.segment)
+        tell_left_out()
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 

@@ -49,13 +49,14 @@ class Session:
     async def run(self) -> None:
         """Serve until the end, then leave the device as if nobody had been there."""
         device = self._device
-        device.peer = peer = Peer.of(self._sock)
-        device.segment.header.connections += 1
-        device.trace(Kind.SESSION_OPENED, peer.pid)
-        device.note_stage()
-        device.log.info("front-end connected", pid=peer.pid, name=peer.name)
+        peer = Peer.of(self._sock)
         reason = "the session failed"
         try:
+            device.peer = peer
+            device.segment.header.connections += 1
+            device.trace(Kind.SESSION_OPENED, peer.pid)
+            device.note_stage()
+            device.log.info("front-end connected", pid=peer.pid, name=peer.name)
             while True:
                 message = await self._receive()
                 begun = time.monotonic_ns()

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mpnet.config.device import spread
 from mpnet.control.backoff import Backoff
 from mpnet.control.desired import Desired, Errand, RingSetting
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import Log
+from mpnet.control.tasks import Tasks
 from mpnet.control.worker import (
     Ending,
     LaunchError,
@@ -77,7 +77,7 @@ class Supervisor:
         self.count = 0
         self._lock = asyncio.Lock()
         self._backoffs: dict[int, Backoff] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(surroundings.log)
         self._running = False
         self._stopping = asyncio.Event()
         self._listener = Listener(self._reported, self._ended)
@@ -98,14 +98,14 @@ class Supervisor:
             raise failures[0]
         self._running = True
         self._around.segment.header.workers = workers
-        self._spawn(self._watch())
+        self._tasks.keep(self._watch)
 
     async def stop(self) -> None:
         """Stop every worker by the ladder, and whatever was going to replace one."""
         self._running = False
         self._stopping.set()
         await self._dismiss_all()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.finish()
         # A replacement may have been on its way.
         await self._dismiss_all()
 
@@ -322,14 +322,14 @@ class Supervisor:
             return
         self._around.segment.workers[slot].restarts[ending.reason] += 1
         self._trace(Kind.WORKER_ENDED, slot, worker.pid, ending.reason)
+        self._replace_later(slot, worker.age)
         self._around.log.warning(
             "worker ended", worker=slot, pid=worker.pid, reason=ending.reason.name.lower(), detail=ending.detail
         )
-        self._replace_later(slot, worker.age)
 
     def _replace_later(self, slot: int, lived_seconds: float) -> None:
         delay = self._backoffs.setdefault(slot, Backoff()).delay(lived_seconds)
-        self._spawn(self._replace(slot, delay))
+        self._tasks.start(self._replace(slot, delay))
 
     async def _replace(self, slot: int, delay: float) -> None:
         await self._sleep(delay)
@@ -343,6 +343,9 @@ class Supervisor:
                 self._replace_later(slot, 0.0)
             except WorkerLostError:
                 return  # its end has called for the next one
+            except Exception:  # whatever it is, the queue pairs must not stay unserved
+                self._around.log.exception("worker not replaced", worker=slot)
+                self._replace_later(slot, 0.0)
 
     async def _watch(self) -> None:
         """Look for workers whose heartbeat has stopped."""
@@ -365,11 +368,6 @@ class Supervisor:
         """Sleep, but not into the end."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _name(message: Request) -> str:

@@ -11,9 +11,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from mpnet.control.log import get_log
 from mpnet.control.server import Control
+from mpnet.control.tasks import Tasks
 
 _US = 1_000_000
 
@@ -25,13 +27,14 @@ async def tell_systemd(control: Control) -> AsyncIterator[None]:
     It is to be the last service: what systemd starts after this one finds the devices there.
     """
     notify("READY=1", f"STATUS=serving {' '.join(control.devices)}")
-    watching = asyncio.create_task(_keep_alive(seconds)) if (seconds := watchdog_seconds()) else None
+    tasks = Tasks(get_log())
+    if seconds := watchdog_seconds():
+        tasks.keep(partial(_keep_alive, seconds))
     try:
         yield
     finally:
         notify("STOPPING=1", "STATUS=stopping")
-        if watching:
-            watching.cancel()
+        await tasks.cancel()
 
 
 @contextmanager

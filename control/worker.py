@@ -141,8 +141,8 @@ class Worker:
     def _pin(self, cpu: int) -> None:
         try:
             os.sched_setaffinity(self.pid, {cpu})
-        except ProcessLookupError:
-            return  # its end is noticed by its pidfd
+        except OSError:
+            return  # it has ended, which its pidfd says; or the processor has gone offline
         self.cpu = cpu
 
     @property
@@ -257,7 +257,11 @@ class Worker:
                 return
             for fd in fds:
                 os.close(fd)
-            self._take(report)
+            try:
+                self._take(report)
+            except Exception as error:  # noqa: BLE001 - a worker that a guest has taken over may say anything
+                self.give_up(f"it reported what cannot be ({error!r})")
+                return
 
     def _take(self, report: Any) -> None:
         if isinstance(report, RingBroken | ControlCommand):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,7 @@ from mpnet.segment.segment import Segment
 from mpnet.tap import link
 from tests.control_harness import ROOT, Guest, Script, fake_workers, served
 from tests.real.netns import network_namespace
+from tests.real.running import wait_until
 
 
 @pytest.fixture
@@ -32,12 +33,10 @@ def scripted() -> Iterator[tuple[Script, Launcher]]:
 
 
 @contextmanager
-def _control(script: Script, path: Path) -> Iterator[subprocess.Popen[str]]:
+def _control(script: Script, path: Path, stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
     """A control process that serves the script's device; its helpers end with its workers."""
     command = [sys.executable, "-m", "tests.control_process", script.device, str(path)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as control:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as control:
         try:
             assert control.stdout
             assert control.stdout.readline() == "ready\n"
@@ -46,6 +45,52 @@ def _control(script: Script, path: Path) -> Iterator[subprocess.Popen[str]]:
             control.kill()
             control.wait(120)
             leftovers.clear(script.device, get_log())
+
+
+@contextmanager
+def _stderr(kind: str) -> Iterator[int]:
+    """A stream that cannot be written: its disk is full, its reader is gone, or does not read."""
+    if kind == "full":
+        fd = os.open("/dev/full", os.O_WRONLY)
+        yield fd
+        os.close(fd)
+        return
+    ours, theirs = os.pipe()
+    if kind == "gone":
+        os.close(ours)
+    else:
+        os.set_blocking(theirs, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(theirs, bytes(1 << 16))
+        os.set_blocking(theirs, True)
+    yield theirs
+    os.close(theirs)
+    if kind != "gone":
+        os.close(ours)
+
+
+@pytest.mark.parametrize("kind", ["full", "gone", "stalled"])
+def test_a_log_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, scripted: tuple[Script, Launcher], kind: str
+) -> None:
+    script, _ = scripted
+    path = tmp_path / "device.sock"
+
+    async def attach() -> None:
+        guest = Guest(str(path))
+        await guest.attach(1 << 32)
+        guest.close()
+
+    with _stderr(kind) as stderr, _control(script, path, stderr) as control:
+        for _ in range(2):
+            asyncio.run(attach())
+            killed = _workers(script)[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda killed=killed: _workers(script)[0] not in {0, killed}, "it is replaced")  # type: ignore[misc]
+        control.send_signal(signal.SIGTERM)
+        assert control.wait(120) == 0
+    assert script.device not in segments.names()
 
 
 def _workers(script: Script) -> list[int]:

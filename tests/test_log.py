@@ -60,6 +60,30 @@ def test_for_people_each_line_begins_with_what_happened(arguments: list[str], te
     assert "worker ended" in lines[1]  # a line feed within a value does not make a line
 
 
+JOURNAL = """
+import os
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_under_the_journal_each_line_has_its_priority(log_format: str) -> None:
+    command = [sys.executable, "-c", JOURNAL + TALK, log_format]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr.splitlines()
+    assert [line[:3] for line in lines[:2]] == ["<6>", "<3>"]
+    assert all(line.startswith("<3>") for line in lines[2:])  # a traceback, on one line or several
+
+
+def test_a_value_of_any_length_makes_no_line_of_any_length() -> None:
+    script = TALK + 'log.info("x" , problem="y" * 1_000_000, exception="z" * 1_000_000 + "end")\n'
+    command = [sys.executable, "-c", script, "json"]
+    stderr = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stderr
+    line = json.loads(stderr.splitlines()[-1])
+    assert len(line["problem"]) == len(line["exception"]) == 4096
+    assert line["exception"].endswith("end")
+
+
 def test_what_is_of_a_lower_level_is_not_written() -> None:
     lines = talk("json", "error", terminal=False).splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["worker ended", "session failed"]

@@ -15,6 +15,7 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
+from mpnet.control import log
 from mpnet.control.exporter import Exporter
 from mpnet.control.exposition import Exposition, Reading
 from mpnet.control.families import FAMILIES
@@ -274,6 +275,14 @@ def test_requests_are_counted_by_method(metrics):
     assert page.value("mpnet_control_request_duration_seconds_sum", method="device.show") == 0.002
     assert page.value("mpnet_control_request_duration_seconds_bucket", method="device.show", le="0.001") == 0
     assert page.value("mpnet_control_request_duration_seconds_bucket", method="device.show", le="0.005") == 1
+
+
+def test_log_lines_that_were_not_written_are_counted(metrics, monkeypatch):
+    monkeypatch.setattr(log.sink, "lost", 3)
+    monkeypatch.setattr(log.limit, "left_out", 5)
+    page = scrape(metrics)
+    assert page.value("mpnet_log_lines_lost_total", reason="unwritable") == 3
+    assert page.value("mpnet_log_lines_lost_total", reason="limit") == 5
 
 
 def test_several_devices_stand_side_by_side(segment):

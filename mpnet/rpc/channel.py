@@ -60,7 +60,7 @@ class Channel:
             raise ChannelClosedError
         try:
             return msgspec.convert(msgpack.unpackb(data), self._accepted), fds
-        except msgspec.ValidationError:
+        except Exception:
             for fd in fds:
                 os.close(fd)
             raise

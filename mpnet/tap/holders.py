@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mpnet.foreign import readable
+
 _PROC = Path("/proc")
 
 
@@ -14,17 +16,21 @@ def holders(name: str) -> list[str]:
     for process in sorted(_PROC.glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             if _holds(process, name):
-                found.append(f"{process.name} ({(process / 'comm').read_text().strip()})")
+                found.append(f"{process.name} ({_command(process)})")
         except OSError:
             # It has ended, or belongs to somebody else.
             continue
     return found
 
 
+def _command(process: Path) -> str:
+    return readable((process / "comm").read_bytes().rstrip(b"\n"))
+
+
 def _holds(process: Path, name: str) -> bool:
     return any(
         (link := process / "fd" / info.name).is_symlink()
         and str(link.readlink()) == "/dev/net/tun"
-        and f"iff:\t{name}\n" in info.read_text()
+        and f"iff:\t{name}\n".encode() in info.read_bytes()
         for info in (process / "fdinfo").iterdir()
     )
