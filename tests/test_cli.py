@@ -207,6 +207,46 @@ def test_show_tells_what_matters(invoke, control):
     assert "short_chain" not in text
 
 
+@pytest.mark.parametrize("columns", [80, 100, 132])
+def test_nothing_is_cut_however_narrow_the_screen(invoke, control, columns):
+    big = 123_456_789_012
+    counters = ("packets", "bytes", "kicks", "calls", "calls_suppressed")
+    rings = [
+        _ring(
+            index,
+            state="broken",
+            fault="chain_too_long",
+            drops={"short_chain": big + 100 * index + 5, "tap_down": big + 100 * index + 6},
+            **{name: big + 100 * index + place for place, name in enumerate(counters)},
+        )
+        for index in range(4)
+    ]
+    socket = "/run/mpnet/a-device-with-a-long-name/and-another-folder/net0.vhost-user.sock"
+    workers = [
+        WorkerReport(
+            slot=0, state="being replaced", pid=4_194_303, cpu=127, age=1e6, pairs=list(range(40)),
+            restarts={"killed": big + 8, "heartbeat": big + 9}, engine="uring",
+        )
+    ]  # fmt: skip
+    control.report = _report(
+        id="a-device-with-a-long-name", config=ConfigReport(socket=socket), rings=rings, workers=workers
+    )
+    said = {}
+    for command in (("device", "list"), ("device", "show", "net0"), ("worker", "list")):
+        text = invoke(*command, COLUMNS=str(columns)).stdout
+        assert max(map(len, text.splitlines())) <= columns
+        assert "…" not in text
+        said[command[:2]] = "".join(text.split())
+    for index in range(4):
+        for place in range(7):
+            assert f"{big + 100 * index + place:,}" in said["device", "show"]
+    for report in (said["device", "show"], said["worker", "list"]):
+        for figure in (f"killed={big + 8:,}", f"heartbeat={big + 9:,}", "4194303", "127", "277h46m", "3839"):
+            assert figure in report.replace(" ", "")
+    assert "/net0.vhost-user.sock" in said["device", "list"]
+    assert "1/2" in said["device", "list"]
+
+
 UNSHARED = SessionReport(
     state="running",
     front_end=PeerReport(pid=42, name="qemu"),

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from mpnet.bench.case import NAMES
 from mpnet.cli.options import json_output, print_json
+from mpnet.cli.sheet import Column, Sheet, console
 from mpnet.cli.trials import follow, write_columns
 from mpnet.errors import MpnetError
 from mpnet.experiment.local import run_here
@@ -112,27 +111,26 @@ def _run(talk: Console, made: "Benchmark", path: Path) -> None:
 
 
 def _print(whole: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("case", "system"):
-        table.add_column(name, no_wrap=True)
-    for name in ("median", "lowest", "highest", "", "times better"):
-        table.add_column(name, no_wrap=True, justify="left" if not name else "right")
+    screen = console()
+    sheet = Sheet(
+        *(Column(name, key=True) for name in ("case", "system")),
+        *(Column(name, right=True) for name in ("median", "lowest", "highest")),
+        Column(""),
+        Column("times better", right=True),
+    )
     before = ""
     for result in whole["results"]:
-        table.add_row("" if result["case"] == before else result["case"], *_cells(result))
+        sheet.add("" if result["case"] == before else result["case"], *_cells(result))
         before = result["case"]
-    console.print(table)
+    screen.print(sheet)
     environment = whole["environment"]
     if environment["noise"]:
-        console.print("These ratios mean nothing, repeat the run on a quieter machine:")
+        screen.print("These ratios mean nothing, repeat the run on a quieter machine:")
     for reason in environment["noise"]:
-        console.print(f"[yellow]noise[/]: {reason}", soft_wrap=True)
+        screen.print(f"[yellow]noise[/]: {reason}", soft_wrap=True)
     for name, reason in environment["skipped"].items():
-        console.print(f"left out: {name}: {reason}", soft_wrap=True)
-    console.print(_where(environment), soft_wrap=True)
+        screen.print(f"left out: {name}: {reason}", soft_wrap=True)
+    screen.print(_where(environment), soft_wrap=True)
 
 
 def _cells(result: dict[str, Any]) -> list[str]:

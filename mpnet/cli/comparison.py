@@ -1,39 +1,32 @@
 """How a comparison of two runs is shown."""
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
+from mpnet.cli.sheet import Column, Sheet, console
 from mpnet.experiment.compare import Change, Comparison
 from mpnet.experiment.record import FIGURES
 from mpnet.experiment.report.text import number, percent
 
 _COLOURS = {"better": "green", "worse": "red"}
-_PIPE_WIDTH = 200
 
 
 def print_comparison(found: Comparison) -> None:
     """Print it as tables on standard output."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    screen = console()
     for title, differences in (("changed", found.factors), ("also different", found.environment)):
         for name, (ours, theirs) in differences.items():
-            console.print(f"{title}: {name}: {ours} → {theirs}", soft_wrap=True, markup=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("configuration", "figure"):
-        table.add_column(name, no_wrap=True)
-    for name in ("before", "after", "change", "95 % interval", "trials"):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("", no_wrap=True)
+            screen.print(f"{title}: {name}: {ours} → {theirs}", soft_wrap=True, markup=False)
+    sheet = Sheet(
+        *(Column(name, key=True, wrap=True) for name in ("configuration", "figure")),
+        *(Column(name, right=True) for name in ("before", "after", "change", "95 % interval", "trials")),
+        Column("", wrap=True),
+    )
     before = ""
     for change in found.changes:
-        table.add_row("" if change.configuration == before else change.configuration, *_cells(change))
+        sheet.add("" if change.configuration == before else change.configuration, *_cells(change))
         before = change.configuration
-    console.print(table)
+    screen.print(sheet)
     for name, alone in zip(("first", "second"), found.only, strict=True):
         if alone:
-            console.print(f"only in the {name}: {'; '.join(alone)}", soft_wrap=True, markup=False)
+            screen.print(f"only in the {name}: {'; '.join(alone)}", soft_wrap=True, markup=False)
 
 
 def _cells(change: Change) -> list[str]:

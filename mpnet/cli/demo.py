@@ -2,12 +2,11 @@
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from mpnet.cli.options import json_output, print_json
+from mpnet.cli.sheet import Column, Sheet
 from mpnet.demo.demo import run
 from mpnet.demo.prepare import Choice
 from mpnet.demo.summary import Experiment, Part, Summary
@@ -89,23 +88,26 @@ def _print_experiment(console: Console, experiment: Experiment) -> None:
         console.print(f"  no experiment: {experiment.skipped}", soft_wrap=True, markup=False)
         return
     console.print("[bold]Summary, experiment[/] (a few short trials: a picture, not a claim)")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("configuration", "packets/s", "95 % interval", "ns of processor a packet"):
-        table.add_column(name, justify="left" if name == "configuration" else "right", no_wrap=True)
+    sheet = Sheet(
+        Column("configuration", key=True, wrap=True),
+        *(Column(name, right=True) for name in ("packets/s", "95 % interval", "ns of processor a packet")),
+    )
     for row in experiment.rows:
         cost = "" if row.cpu_ns_per_packet is None else f"{row.cpu_ns_per_packet:,.0f}"
         interval = f"{row.low:,.0f} to {row.high:,.0f}"
-        table.add_row(row.configuration, f"{row.packets_per_second:,.0f}", interval, cost)
-    console.print(Padding(table, (0, 0, 0, 2)))
+        sheet.add(row.configuration, f"{row.packets_per_second:,.0f}", interval, cost)
+    console.print(Padding(sheet, (0, 0, 0, 2)))
     console.print(f"  report, until the next demo: {experiment.report}", soft_wrap=True)
 
 
 def _table(part: Part) -> RenderableType:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("queue pair", "frames", "a second", "Mbit/s", "kicks", "calls", "drops"):
-        table.add_column(name, justify="left" if name in {"queue pair", "drops"} else "right", no_wrap=True)
+    sheet = Sheet(
+        Column("queue pair", key=True),
+        *(Column(name, right=True) for name in ("frames", "a second", "Mbit/s", "kicks", "calls")),
+        Column("drops", wrap=True),
+    )
     for each in part.rings:
-        table.add_row(
+        sheet.add(
             f"{each.queue} {each.direction} {_WAYS[each.direction]}",
             f"{each.frames:,}",
             f"{each.frames / part.seconds:,.0f}",
@@ -114,4 +116,4 @@ def _table(part: Part) -> RenderableType:
             f"{each.calls:,}",
             ", ".join(f"{reason} {count:,}" for reason, count in each.drops.items()) or "none",
         )
-    return Padding(table, (0, 0, 0, 2))
+    return Padding(sheet, (0, 0, 0, 2))

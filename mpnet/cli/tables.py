@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mpnet.cli.sheet import Column, Sheet, console
 from mpnet.rpc.state import DeviceReport, RingReport, SessionReport, WorkerReport
 
 _COLOURS = {"running": "green", "connected": "yellow", "waiting": "yellow", "broken": "red", "unshared": "red"}
@@ -15,11 +14,16 @@ _COLOURS = {"running": "green", "connected": "yellow", "waiting": "yellow", "bro
 
 def print_devices(reports: Iterable[DeviceReport]) -> None:
     """Print a line per device."""
-    table = _table(
-        "device", "state", "queue pairs", "workers", "tap", "socket", numbers=("queue pairs", "workers")
+    sheet = Sheet(
+        Column("device", key=True),
+        Column("state"),
+        Column("queue pairs", right=True),
+        Column("workers", right=True),
+        Column("tap", wrap=True),
+        Column("socket"),
     )
     for report in reports:
-        table.add_row(
+        sheet.add(
             report.id,
             _coloured(report.state),
             f"{report.enabled_pairs}/{report.queue_pairs}",
@@ -27,25 +31,24 @@ def print_devices(reports: Iterable[DeviceReport]) -> None:
             escape(report.tap.name) if report.tap else f"none ({report.config.backend})",
             escape(report.config.socket),
         )
-    _console().print(table)
+    console().print(sheet)
 
 
 def print_workers(reports: Iterable[WorkerReport]) -> None:
     """Print a line per worker."""
-    table = _table(
-        "device",
-        "worker",
-        "pid",
-        "state",
-        "cpu",
-        "queue pairs",
-        "engine",
-        "up",
-        "restarts",
-        numbers=("worker", "pid", "cpu", "up"),
+    sheet = Sheet(
+        Column("device", key=True),
+        Column("worker", right=True, key=True),
+        Column("pid", right=True),
+        Column("state"),
+        Column("cpu", right=True),
+        Column("queue pairs", wrap=True),
+        Column("engine"),
+        Column("up", right=True),
+        Column("restarts", wrap=True),
     )
     for report in reports:
-        table.add_row(
+        sheet.add(
             report.device,
             str(report.slot),
             "" if report.pid is None else str(report.pid),
@@ -56,17 +59,19 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
             "" if report.age is None else _duration(report.age),
             _reasons(report.restarts) or "0",
         )
-    _console().print(table)
+    console().print(sheet)
 
 
 def print_device(report: DeviceReport) -> None:
     """Print all about a device."""
-    console = _console()
+    screen = console()
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, value in _facts(report):
         facts.add_row(f"[bold]{name}[/]", value)
-    console.print(facts)
-    console.print(_rings(report))
+    screen.print(facts)
+    screen.print(_rings(report))
     print_workers(msgspec.structs.replace(worker, device=report.id) for worker in report.workers)
 
 
@@ -108,13 +113,20 @@ def _memory(session: SessionReport) -> str:
     return f"{regions} region{'s' if regions > 1 else ''}" if regions else "none"
 
 
-def _rings(report: DeviceReport) -> Table:
+def _rings(report: DeviceReport) -> Sheet:
     counters = ("size", "ready", "packets", "bytes", "kicks", "calls", "suppressed")
-    table = _table("queue", "ring", "worker", "state", *counters, "drops", numbers=("queue", "worker", *counters))
+    sheet = Sheet(
+        Column("queue", right=True, key=True),
+        Column("ring", key=True),
+        Column("worker", right=True),
+        Column("state", wrap=True),
+        *(Column(name, right=True) for name in counters),
+        Column("drops", wrap=True),
+    )
     for ring in report.rings:
         queue, worker = ("" if number is None else str(number) for number in (ring.queue, ring.worker))
-        table.add_row(queue, ring.direction, worker, *_ring_cells(ring))
-    return table
+        sheet.add(queue, ring.direction, worker, *_ring_cells(ring))
+    return sheet
 
 
 def _ring_cells(ring: RingReport) -> Iterator[str]:
@@ -139,18 +151,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
-
-
-def _table(*columns: str, numbers: Iterable[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
-    return table
-
-
-def _console() -> Console:
-    """A console that does not cut lines where its output is read by a program."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    return console
