@@ -1,24 +1,29 @@
 """Reports and comparisons, on figures that were made up so that their outcome is known."""
 
+import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
+from mpnet.cli.answer import print_answer
 from mpnet.cli.main import cli
 from mpnet.errors import MpnetError
 from mpnet.experiment import frame
-from mpnet.experiment.analysis import effects, estimate, table
+from mpnet.experiment.analysis import effects, estimate, positive_estimate, table
 from mpnet.experiment.compare import compare
 from mpnet.experiment.plan import Trial, plan
 from mpnet.experiment.record import SCHEMA, Record, Series
 from mpnet.experiment.report import page
 from mpnet.experiment.report.text import percent
 from mpnet.experiment.run import run
+from mpnet.experiment.side_effects import cautions, companions, efficiencies
 from mpnet.experiment.sweep import parse
 
 SWEEP = """\
@@ -74,13 +79,13 @@ def test_intervals_are_students() -> None:
 
 
 def test_effects_are_those_that_were_put_in(tmp_path: Path) -> None:
-    (family,) = frame.families(frame.read(made_up(tmp_path / "r")).records)
+    (family,) = frame.read(made_up(tmp_path / "r")).families()
     found = effects(family)
     assert found is not None
     ratios = {(each.factor, each.base, each.level): each.ratio.mean for each in found.levels}
     assert ratios == {
         ("queue-pairs", "2", "4"): pytest.approx(1.5),
-        ("ring", "packed", "split"): pytest.approx(1.25),
+        ("ring", "split", "packed"): pytest.approx(0.8),
     }
     assert sum(each.share for each in found.variance) == pytest.approx(1)
     assert {each.name for each in found.variance} == {
@@ -202,3 +207,71 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_percent_has_digits_that_count() -> None:
     assert [percent(share, sign=True) for share in (0.123, -0.0123, 0.00012)] == ["+12 %", "−1.2 %", "+0.01 %"]  # noqa: RUF001 - a minus
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], None]) -> frame.Results:
+    """Results with something changed in each record."""
+    lines = [json.loads(line) for line in (path / "trials.jsonl").read_text().splitlines()]
+    for line in lines:
+        change(line)
+    (path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return frame.read(path)
+
+
+def test_the_first_level_of_the_sweep_is_the_baseline(tmp_path: Path) -> None:
+    text = SWEEP.replace("[2, 4]", "[4, 2]").replace('["split", "packed"]', '["packed", "split"]')
+    (family,) = frame.read(made_up(tmp_path / "r", text)).families()
+    found = effects(family)
+    assert found is not None
+    assert [(each.factor, each.base, each.level) for each in found.levels] == [
+        ("queue-pairs", "4", "2"), ("ring", "packed", "split"),
+    ]  # fmt: skip
+    assert family.configurations[0] == "queue-pairs=4 ring=packed"
+
+
+def test_an_interval_of_rates_never_reaches_below_zero() -> None:
+    wild = [1.0, 10.0, 1000.0]
+    assert estimate(wild).low < 0
+    found = positive_estimate(wild)
+    assert 0 < found.low < found.mean < found.high
+    assert found.mean == pytest.approx(10 ** (4 / 3))
+    assert positive_estimate([0.0, 1.0, 10.0]).low == 0
+
+
+def coalescing(line: dict[str, Any]) -> None:
+    """4 pairs are 8 times as fast as 2, because their frames coalesce."""
+    many = line["factors"]["queue-pairs"] == 4
+    line["figures"] |= {"coalesced": 0.9 if many else 0.04, "pps": line["figures"]["pps"] * (8 if many else 1)}
+
+
+def test_what_changed_with_a_factor_is_said_beside_its_effect(tmp_path: Path) -> None:
+    (family,) = changed(made_up(tmp_path / "r"), coalescing).families()
+    assert companions(family, "queue-pairs", 2, 4) == [
+        "frames coalesced 4.0 % → 90 %", "flows a queue pair 32 → 16",
+    ]  # fmt: skip
+    assert companions(family, "ring", "split", "packed") == []
+
+
+def test_an_efficiency_above_one_is_an_anomaly_with_its_reason(tmp_path: Path) -> None:
+    path = made_up(tmp_path / "r")
+    (family,) = frame.read(path).families()
+    assert [each.level for each in efficiencies(family)] == [2, 4, 2, 4]
+    assert list(cautions(family)) == []
+    (family,) = changed(path, coalescing).families()
+    (said,) = cautions(family)
+    assert said.startswith("4 queue-pairs with ring=split reach 600 % of 2 times the throughput of 2")
+    assert "frames coalesced 4.0 % → 90 %" in said
+    assert "nothing scales so" in page.write(frame.read(path), tmp_path / "report").read_text()
+
+
+def test_the_answer_is_on_the_screen_with_what_to_read_with_care(tmp_path: Path) -> None:
+    path = made_up(tmp_path / "r")
+    changed(path, coalescing)
+    talk = Console(file=io.StringIO(), width=80)
+    print_answer(talk, path)
+    said = talk.file.getvalue()  # type: ignore[attr-defined]  # a StringIO's
+    assert "queue-pairs: 2 → 4: +1,100 %" in said.replace("1100", "1,100")
+    assert "with frames coalesced 4.0 % → 90 %; flows a queue pair 32 → 16" in said
+    assert "1 of 16 trials are doubtful: a neighbour (1 ×)" in said  # noqa: RUF001 - a multiplication sign
+    assert all(len(line) <= 80 for line in said.split("queue-pairs: 2")[0].splitlines())
+    assert "…" not in said

@@ -82,6 +82,7 @@ def run(ctx: click.Context, sweep: Path, output: Path | None, scheduler: str | N
     bad = failed(read_records(path))
     for record in bad:
         talk.print(f"[red]failed[/]: trial {record.trial}: {record.error}", soft_wrap=True)
+    _answer(talk, path)
     click.echo(path)
     talk.print(f"next: mpnet experiment report {path}", soft_wrap=True)
     ctx.exit(1 if bad else 0)
@@ -131,6 +132,17 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
         print_json(msgspec.to_builtins(found))
     else:
         print_comparison(found)
+
+
+def _answer(talk: Console, path: Path) -> None:
+    """Show what came of it; who lacks the libraries for that has the records all the same."""
+    try:
+        need_all(REPORT, "the answer")
+        from mpnet.cli.answer import print_answer  # noqa: PLC0415 - of an extra
+
+        print_answer(talk, path)
+    except MpnetError as error:
+        talk.print(f"no table: {error}", soft_wrap=True, markup=False)
 
 
 def _runner(scheduler: str | None) -> Runner:

@@ -62,7 +62,11 @@ def _said(record: Record, factors: list[str]) -> str:
     name = next(name for name in ("pps", "rtt_p50_us", *record.figures) if name in record.figures)
     value, figure = record.figures[name], FIGURES[name]
     shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-    return f"{what}: {figure.title} {shown} {figure.unit}" + (" (doubtful)" if record.anomalies else "")
+    return f"{what}: {figure.title} {shown} {figure.unit}" + _doubt(record)
+
+
+def _doubt(record: Record) -> str:
+    return f" (doubtful: {'; '.join(record.anomalies)})" if record.anomalies else ""
 
 
 class _Left(ProgressColumn):

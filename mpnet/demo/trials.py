@@ -48,7 +48,7 @@ def show(talk: Talk) -> Experiment:
             high=row.value.high,
             cpu_ns_per_packet=row.cost.mean if row.cost else None,
         )
-        for family in frame.families(results.records)
+        for family in results.families()
         for row in table(family)
     ]
     return Experiment(folder=str(path), report=str(report), rows=rows)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
+from mpnet.experiment.factors import label
 from mpnet.experiment.frame import Family
 
 CONFIDENCE = 0.95
@@ -46,6 +48,19 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(low), float(high))
 
 
+def positive_estimate(values: Sequence[float]) -> Estimate:
+    """Geometric mean and its interval, of rates, times and ratios: it never reaches below zero.
+
+    Where a value is zero there are no logarithms: mean and interval are then plain, cut off at zero.
+    """
+    numbers = np.asarray(values, float)
+    if (numbers <= 0).any():
+        found = estimate(values)
+        return Estimate(found.mean, max(0.0, found.low), found.high) if found.low < 0 else found
+    found = estimate(np.log(numbers).tolist())
+    return Estimate(*(float(np.exp(value)) for value in (found.mean, found.low, found.high)))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One configuration's figures.
@@ -60,6 +75,8 @@ class Row:
         doubtful: replicates with anomalies.
         cost: processor time a packet in ns; None where it is not known.
         loss: mean share; None where it is not known.
+        coalesced: mean share of the guest's frames that were written to the TAP together; None where not known.
+        segmented: mean share of the guest's frames that the device cut; likewise.
     """
 
     configuration: str
@@ -71,6 +88,8 @@ class Row:
     doubtful: int
     cost: Estimate | None
     loss: float | None
+    coalesced: float | None
+    segmented: float | None
 
 
 def table(family: Family) -> list[Row]:
@@ -85,13 +104,13 @@ def table(family: Family) -> list[Row]:
             Row(
                 name,
                 len(values),
-                estimate(values.tolist()),
+                positive_estimate(values.tolist()),
                 float(values.min()),
                 float(values.max()),
                 deviation > DISAGREE,
                 int(group["doubtful"].sum()),
-                estimate(_costs(group)) if _has(group, "cpu_ns_per_packet") else None,
-                float(group["loss"].mean()) if _has(group, "loss") else None,
+                positive_estimate(_costs(group)) if _has(group, "cpu_ns_per_packet") else None,
+                *(_share(group, name) for name in ("loss", "coalesced", "segmented")),
             )
         )
     return rows
@@ -99,6 +118,10 @@ def table(family: Family) -> list[Row]:
 
 def _costs(group: pd.DataFrame) -> list[float]:
     return [float(value) for value in group["cpu_ns_per_packet"].dropna()]
+
+
+def _share(group: pd.DataFrame, name: str) -> float | None:
+    return float(group[name].mean()) if _has(group, name) else None
 
 
 def _has(group: pd.DataFrame, name: str) -> bool:
@@ -111,7 +134,7 @@ class Effect:
 
     Attributes:
         factor: which.
-        base: its first level.
+        base: its first level in the sweep.
         level: another one.
         ratio: of the figure's geometric means, and its interval.
     """
@@ -159,7 +182,7 @@ def effects(family: Family) -> Effects | None:
     names = {factor: short for factor, short in names.items() if frame[factor].nunique() > 1}
     if not names:
         return None
-    data = pd.DataFrame({short: frame[factor] for factor, short in names.items()})
+    data = pd.DataFrame({short: _categories(frame[factor], family) for factor, short in names.items()})
     data["y"], data["block"] = np.log(frame[family.metric]), frame["replicate"]
     block = "C(block)" if data["block"].nunique() > 1 else ""
     terms = [f"C({short})" for short in names.values()]
@@ -175,9 +198,17 @@ def effects(family: Family) -> Effects | None:
     return Effects(_levels(main, data, names), _sources(variance, names))
 
 
+def _categories(column: "pd.Series[Any]", family: Family) -> "pd.Series[Any]":
+    """Labels of a factor's levels; the first of the sweep is what the others are compared with."""
+    there = {label(level) for level in column}
+    levels = [label(level) for level in family.levels[str(column.name)]]
+    return column.map(label).astype(pd.CategoricalDtype([level for level in levels if level in there]))
+
+
 def _crossed(data: pd.DataFrame, shorts: list[str], terms: list[str], block: str) -> object | None:
     """The model with interactions of two factors; None where combinations are missing or trials too few."""
-    if len(shorts) < 2 or data.groupby(shorts).ngroups < np.prod([data[short].nunique() for short in shorts]):
+    combined = data.groupby(shorts, observed=True).ngroups
+    if len(shorts) < 2 or combined < np.prod([data[short].nunique() for short in shorts]):
         return None
     pairs = [f"C({one}):C({other})" for one, other in combinations(shorts, 2)]
     fitted = ols("y ~ " + " + ".join([*terms, *pairs, *filter(None, [block])]), data).fit()
@@ -188,7 +219,7 @@ def _levels(main: object, data: pd.DataFrame, names: dict[str, str]) -> list[Eff
     found = []
     intervals = main.conf_int(1 - CONFIDENCE)  # type: ignore[attr-defined]  # statsmodels has no types
     for factor, short in names.items():
-        base, *others = sorted(data[short].unique())
+        base, *others = data[short].cat.categories
         for level in others:
             key = f"C({short})[T.{level}]"
             mean, (low, high) = main.params[key], intervals.loc[key]  # type: ignore[attr-defined]  # likewise

@@ -14,8 +14,9 @@ from mpnet.experiment.possible import DEVICE_OPTIONS, ETHERNET_BYTES, MAX_FRAME,
 from mpnet.virtio.features import Feature, mask
 
 MAX_FLOWS = 4096
+DEFAULT_FLOWS = 64
 _WORD = re.compile(r"([+-])([a-z0-9_]+)", re.ASCII)
-_BASE = mask(
+BASE = mask(
     Feature.VERSION_1,
     Feature.MAC,
     Feature.MRG_RXBUF,
@@ -24,6 +25,7 @@ _BASE = mask(
     Feature.CSUM,
     Feature.GUEST_CSUM,
 )
+"""What the embedded driver asks for whatever is measured; a device without a TAP may offer less."""
 
 
 class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -48,6 +50,8 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         backend: what is behind the rings: a TAP; ``null``, which takes every frame (tx); ``echo`` (both).
         frame_bytes: of a frame, Ethernet header included; of one segment where there are several.
         flows: in all, dealt out to the queue pairs; a pair without a flow sends nothing.
+        flows_per_pair: on each queue pair, in place of ``flows``; 0: as ``flows`` says. What a flow meets in its
+            ring, as coalescing, is then the same for any number of pairs.
         protocol: of the frames.
         segments: above 1, of each segmentation offload.
         mtu: of device and TAP.
@@ -74,7 +78,8 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     engine: str | None = None
     backend: str | None = None
     frame_bytes: int = 64
-    flows: int = 64
+    flows: int = DEFAULT_FLOWS
+    flows_per_pair: int = 0
     protocol: Literal["udp", "tcp"] = "udp"
     segments: int = 1
     mtu: int = 1500
@@ -86,6 +91,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_range("workers", self.workers, 0, MAX_QUEUE_PAIRS)
         _check_range("ring_size", self.ring_size, 2, 32768)
         _check_range("flows", self.flows, 1, MAX_FLOWS)
+        _check_range("flows_per_pair", self.flows_per_pair, 0, MAX_FLOWS)
         _check_range("mtu", self.mtu, MIN_MTU, MAX_MTU)
         _check_range("frame_bytes", self.frame_bytes, min(MIN_FRAME.values()), MAX_MTU + ETHERNET_BYTES)
         _check_range("segments", self.segments, 1, MAX_FRAME)
@@ -100,7 +106,7 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             FieldError: ``features`` has a word that is none.
         """
-        bits = _BASE
+        bits = BASE
         if self.ring == "packed":
             bits |= mask(Feature.RING_PACKED)
         if self.queue_pairs > 1:
@@ -108,7 +114,8 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.segments > 1 and self.protocol == "tcp":
             bits |= mask(Feature.HOST_TSO4, Feature.GUEST_TSO4)
         elif self.segments > 1:
-            bits |= mask(Feature.HOST_USO, Feature.GUEST_USO4)
+            # A driver takes UDP superframes whole only with both families: so does Linux, and so does the TAP.
+            bits |= mask(Feature.HOST_USO, Feature.GUEST_USO4, Feature.GUEST_USO6)
         for word in self.features.split():
             match = _WORD.fullmatch(word)
             if match is None or match[2].upper() not in Feature.__members__:
@@ -118,6 +125,10 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             feature = mask(Feature[match[2].upper()])
             bits = bits | feature if match[1] == "+" else bits & ~feature
         return bits
+
+    def all_flows(self) -> int:
+        """Flows on all queue pairs together."""
+        return self.flows_per_pair * self.queue_pairs or self.flows
 
     def pinned(self) -> tuple[int, ...] | None:
         """Processors that were asked for; None where none were, whether left to the scheduler or to us."""

@@ -1,6 +1,7 @@
 """Records as a table for statistics, and what the results are about."""
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,14 @@ from mpnet.experiment.factors import label, varied
 from mpnet.experiment.record import FIGURES, Figure, Record
 from mpnet.experiment.results import read_manifest, read_records
 
-NUMERIC = ("workers", "queue-pairs", "flows", "ring-size", "frame-bytes", "segments", "poll-us", "gap-us", "mtu")
+NUMERIC = (
+    "workers", "queue-pairs", "flows", "flows-per-pair", "ring-size", "frame-bytes", "segments", "poll-us",
+    "gap-us", "mtu",
+)  # fmt: skip
 """Factors whose levels are amounts, those that people ask for first in front."""
 HOST = "host"
+FLOWS_A_PAIR, WORKERS_A_PROCESSOR = "flows_a_pair", "workers_a_processor"
+"""Columns beside the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,10 @@ class Results:
     records: list[Record]
     failed: list[Record]
     text: str
+
+    def families(self) -> list["Family"]:
+        """Its trials, those of the bench apart, by what was measured."""
+        return families(self.trials, _written(self.text))
 
     @property
     def trials(self) -> list[Record]:
@@ -55,12 +65,14 @@ class Family:
         factors: those that vary.
         frame: a row a trial: each varied factor, "configuration", the figures, "replicate", "order", "doubtful".
         records: in the order of the rows.
+        levels: of each factor, as the rows have them and in the order of the sweep: the first is the baseline.
     """
 
     metric: str
     factors: list[str]
     frame: pd.DataFrame
     records: list[Record]
+    levels: dict[str, list[Any]]
 
     @property
     def figure(self) -> Figure:
@@ -70,7 +82,17 @@ class Family:
     @property
     def configurations(self) -> list[str]:
         """All there are, in order of their levels."""
-        return list(dict.fromkeys(self.frame.sort_values(self.factors or ["order"])["configuration"]))
+        return list(dict.fromkeys(self.in_order["configuration"]))
+
+    @property
+    def in_order(self) -> pd.DataFrame:
+        """The rows in order of their levels."""
+
+        def places(column: "pd.Series[Any]") -> "pd.Series[Any]":
+            known = {level: place for place, level in enumerate(self.levels.get(str(column.name), ()))}
+            return column.map(known) if known else column
+
+        return self.frame.sort_values(self.factors or ["order"], key=places)
 
 
 def read(path: Path) -> Results:
@@ -88,17 +110,32 @@ def read(path: Path) -> Results:
     return Results(manifest.name, manifest.question, good, bad, (path / "sweep.toml").read_text(encoding="utf-8"))
 
 
-def families(records: Sequence[Record]) -> list[Family]:
-    """Trials of throughput, in packets or of TCP, and trials of round trips, each where there are any."""
+def _written(text: str) -> dict[str, list[str]]:
+    """Labels of each factor's levels in the order in which a sweep has them."""
+    document = tomllib.loads(text)
+    found = {name: [label(level) for level in levels] for name, levels in document.get("factors", {}).items()}
+    for trial in document.get("trial", []):
+        for name, level in trial.items():
+            found.setdefault(name, []).append(label(level))
+    return found
+
+
+def families(records: Sequence[Record], written: Mapping[str, Sequence[str]]) -> list[Family]:
+    """Trials of throughput, in packets or of TCP, and trials of round trips, each where there are any.
+
+    Args:
+        records: those with figures.
+        written: labels of factors' levels in the order of the sweep; those not in it come as the trials do.
+    """
     found = []
     for metric in ("pps", "goodput_gbps", "rtt_p50_us"):
         own = [record for record in records if metric in record.figures]
         if own:
-            found.append(_family(metric, own))
+            found.append(_family(metric, own, written))
     return found
 
 
-def _family(metric: str, records: list[Record]) -> Family:
+def _family(metric: str, records: list[Record], written: Mapping[str, Sequence[str]]) -> Family:
     levels = [dict(record.factors) | {HOST: record.host} for record in records]
     # 0 is one a queue pair: an amount beside other amounts, else not a factor of its own.
     if len({level.get("workers") for level in levels}) > 1:
@@ -110,7 +147,7 @@ def _family(metric: str, records: list[Record]) -> Family:
         row: dict[str, Any] = {name: level[name] for name in factors}
         shown = " ".join(f"{name}={label(level[name])}" for name in factors)
         row |= {"configuration": shown or "all trials", "replicate": record.replicate, "order": record.order}
-        row |= {"doubtful": bool(record.anomalies)} | record.figures
+        row |= {"doubtful": bool(record.anomalies)} | record.figures | _beside(record, level)
         rows.append(row)
     frame = pd.DataFrame(rows)
     for name in factors:
@@ -118,4 +155,21 @@ def _family(metric: str, records: list[Record]) -> Family:
         # Not an amount either where the device's own default is one of the levels.
         if name not in NUMERIC or None in own:
             frame[name] = [label(level) for level in own]
-    return Family(metric, factors, frame, records)
+    ordered = {name: _ordered(frame[name], written.get(name, ())) for name in factors}
+    return Family(metric, factors, frame, records, ordered)
+
+
+def _beside(record: Record, level: Mapping[str, Any]) -> dict[str, float]:
+    """What a factor may change besides itself: flows of a queue pair, workers of a processor."""
+    pairs = level.get("queue-pairs") or 1
+    found = {FLOWS_A_PAIR: level.get("flows-per-pair") or (level.get("flows") or 0) / pairs}
+    if record.machine is not None and record.workers:
+        found[WORKERS_A_PROCESSOR] = len(record.workers) / max(1, len(record.machine.device_cpus))
+    return found
+
+
+def _ordered(column: "pd.Series[Any]", written: Sequence[str]) -> list[Any]:
+    """Levels of a column, those of the sweep first and in its order."""
+    there = [level.item() if hasattr(level, "item") else level for level in column.unique()]
+    places = {name: place for place, name in enumerate(written)}
+    return sorted(there, key=lambda level: places.get(label(level), len(places)))

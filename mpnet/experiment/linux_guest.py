@@ -69,8 +69,9 @@ class Streams:
         if factors.protocol == "udp":
             # As fast as it can: whoever sends is not to be what limits.
             options += f" -u -b 0 -l {factors.frame_bytes - HEADERS['udp']}"
+        each, rest = divmod(factors.all_flows(), factors.queue_pairs)
         for pair in range(factors.queue_pairs):
-            flows = factors.flows // factors.queue_pairs + (pair < factors.flows % factors.queue_pairs)
+            flows = each + (pair < rest)
             if flows:
                 yield pair, f"{options} -P {flows}"
 

@@ -148,6 +148,8 @@ def _check_without_tap(factors: "Factors") -> None:
 
 
 def _check_rings(factors: "Factors") -> None:
+    if factors.flows_per_pair and factors.flows != type(factors)().flows:
+        raise ImpossibleError("flows_per_pair", "flows-per-pair and flows are both given", "leave one out")
     if factors.workers > factors.queue_pairs:
         raise ImpossibleError(
             "workers",
@@ -185,7 +187,7 @@ def _check_testpmd(factors: "Factors") -> None:
             "frame_bytes",
             f"frame-bytes is {factors.frame_bytes}, but driver testpmd sends {_TESTPMD_FRAME} at most",
         )
-    if factors.direction != "rx" and factors.flows < factors.queue_pairs:
+    if factors.direction != "rx" and factors.all_flows() < factors.queue_pairs:
         raise ImpossibleError(
             "flows",
             f"flows is {factors.flows}, but driver testpmd sends on each of {factors.queue_pairs} queue pairs",
@@ -199,9 +201,10 @@ def _check_testpmd(factors: "Factors") -> None:
 
 
 def _check_guest(factors: "Factors") -> None:
-    if factors.flows > STREAMS * factors.queue_pairs:
+    if factors.all_flows() > STREAMS * factors.queue_pairs:
         raise ImpossibleError(
-            "flows", f"flows is {factors.flows}, but iperf3 makes {STREAMS} streams at most for each queue pair"
+            "flows",
+            f"{factors.all_flows()} flows are asked for, but iperf3 makes {STREAMS} streams a queue pair",
         )
     full = factors.mtu + ETHERNET_BYTES
     if factors.protocol == "tcp" and factors.direction != "rtt" and factors.frame_bytes != full:

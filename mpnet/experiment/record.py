@@ -41,6 +41,8 @@ FIGURES: dict[str, Figure] = {
     "cpu_ns_per_packet": Figure("device's processor time a packet", "ns", lower=True),
     "device_cores": Figure("processors the device used", "processors", lower=True),
     "burst": Figure("packets a burst", "packets"),
+    "coalesced": Figure("frames from the guest that were coalesced", ""),
+    "segmented": Figure("frames to the guest that were segments", ""),
     "kicks_per_packet": Figure("kicks a packet", "", lower=True),
     "calls_per_packet": Figure("calls a packet", "", lower=True),
     "rtt_count": Figure("pings answered", "pings"),

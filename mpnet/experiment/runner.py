@@ -20,6 +20,7 @@ from mpnet.experiment.plan import Trial
 from mpnet.experiment.record import Machine, Record, begin
 from mpnet.experiment.sampler import Sampler, totals
 from mpnet.experiment.stand import stand
+from mpnet.experiment.strayed import strayed
 from mpnet.experiment.work import Stand
 from mpnet.rpc.management import Client
 from mpnet.segment.segment import Segment
@@ -58,7 +59,7 @@ def run(trials: Sequence[Trial]) -> Generator[Record, None, None]:
             while left:
                 record = begin(left[0])
                 try:
-                    _look_on(ready[left[0].factors], left[0].seconds, record)
+                    _look_on(ready[left[0].factors], left[0], record)
                 except MpnetError as error:
                     record.error = str(error)
                 del left[0]
@@ -119,14 +120,14 @@ def _effective(bed: Bed, started: Stand) -> dict[str, Any]:
     return effective
 
 
-def _look_on(ready: _Ready, seconds: float, record: Record) -> None:
+def _look_on(ready: _Ready, trial: Trial, record: Record) -> None:
     """Do the work that counts, and write down what came of it."""
     record.machine, record.effective, started = ready.machine, ready.effective, ready.stand
     segment = Segment.attach(started.segment) if started.segment else None
     watch = Watch()
     before = _spent_ns(started)
-    with Sampler(segment, seconds) if segment else nullcontext() as sampler:
-        done = started.work.run(seconds)
+    with Sampler(segment, trial.seconds) if segment else nullcontext() as sampler:
+        done = started.work.run(trial.seconds)
     spent = _spent_ns(started) - before
     record.seconds = done.seconds
     record.conditions = watch.conditions(done)
@@ -142,7 +143,7 @@ def _look_on(ready: _Ready, seconds: float, record: Record) -> None:
         record.figures |= _per_packet(record.queues, record.workers)
         restarts = int(sum(worker["restarts"] for worker in record.workers))
         faults = int(segment.rings.faults.sum())
-    record.anomalies = anomalies(record.conditions, restarts, faults)
+    record.anomalies = [*anomalies(record.conditions, restarts, faults), *strayed(record, trial.factors)]
 
 
 def _spent_ns(started: Stand) -> int:
@@ -151,12 +152,16 @@ def _spent_ns(started: Stand) -> int:
 
 
 def _per_packet(queues: list[dict[str, float]], workers: list[dict[str, float]]) -> dict[str, float]:
-    """Bursts and notifications, as shares."""
-    packets = sum(queue["rx_packets"] + queue["tx_packets"] for queue in queues)
+    """Bursts and notifications, and what was coalesced and segmented, as shares."""
+    received, sent = (sum(queue[f"{way}_packets"] for queue in queues) for way in ("rx", "tx"))
+    packets = received + sent
     bursts = sum(worker["bursts"] for worker in workers)
     if not packets or not bursts:
         return {}
-    return {
+    coalesced, segmented = (sum(queue[name] for queue in queues) for name in ("tx_coalesced", "rx_segmented"))
+    shares = {"coalesced": coalesced / sent} if sent else {}
+    shares |= {"segmented": segmented / received} if received else {}
+    return shares | {
         "burst": sum(worker["packets"] for worker in workers) / bursts,
         "kicks_per_packet": sum(queue["rx_kicks"] + queue["tx_kicks"] for queue in queues) / packets,
         "calls_per_packet": sum(queue["rx_calls"] + queue["tx_calls"] for queue in queues) / packets,

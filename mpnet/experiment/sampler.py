@@ -109,6 +109,7 @@ def _queues(segment: Segment) -> _Counts:
             counts[f"{direction}_{name}"] = [float(value) for value in own[name]]
         counts[f"{direction}_drops"] = [float(value) for value in own.drops.sum(axis=1)]
     counts["tx_coalesced"] = [float(value) for value in rings[1::2].coalesced]
+    counts["rx_segmented"] = [float(value) for value in rings[0::2].segmented]
     return counts
 
 

@@ -122,7 +122,7 @@ def _case(factors: Factors) -> Case:
         about="a trial of an experiment",
         features=factors.feature_bits(),
         frame_bytes=factors.frame_bytes,
-        flows=factors.flows,
+        flows=factors.all_flows(),
         segments=factors.segments,
         tcp=factors.protocol == "tcp",
         queue_pairs=factors.queue_pairs,

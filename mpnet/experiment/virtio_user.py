@@ -94,7 +94,7 @@ def driving(bed: Bed, endpoint: Endpoint, way: str, case: Case, ring_size: int) 
         bed: says which processors drive; the last one is the host's where it sends and there are several.
         endpoint: all its pairs are driven.
         way: "tx", "rx" or "both".
-        case: says what is sent; each pair sends all of its flows.
+        case: says what is sent; each pair sends its share of the flows.
         ring_size: descriptors of each ring.
     """
     host_sends = way != "tx" and bool(endpoint.wire.name)
@@ -114,7 +114,11 @@ def driving(bed: Bed, endpoint: Endpoint, way: str, case: Case, ring_size: int) 
         mode="rxonly" if way == "rx" else "flowgen",
         queue_pairs=case.queue_pairs,
         ring_size=ring_size,
-        options=[f"--txpkts={case.frame_bytes + _CHECKSUM_BYTES}", f"--flowgen-flows={case.flows}"],
+        # Each queue pair's generator sends so many.
+        options=[
+            f"--txpkts={case.frame_bytes + _CHECKSUM_BYTES}",
+            f"--flowgen-flows={max(1, case.flows // case.queue_pairs)}",
+        ],
     )
     with ExitStack() as stack:
         if endpoint.wire.name:

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 import mpnet
 from mpnet.experiment import analysis
-from mpnet.experiment.frame import Family, Results, families
+from mpnet.experiment.frame import Family, Results
 from mpnet.experiment.record import Record
 from mpnet.experiment.report import peers
 from mpnet.experiment.report.plots import Picture, pictures
 from mpnet.experiment.report.style import FONT
 from mpnet.experiment.report.text import interval, number, percent
+from mpnet.experiment.side_effects import cautions, companions
 
 PAGE = "report.html"
 _DPI = 150
@@ -93,7 +94,7 @@ def write(results: Results, target: Path) -> Path:
 
 def _experiment(results: Results, target: Path) -> list[_Section]:
     sections = []
-    for family in families(results.trials):
+    for family in results.families():
         title = family.figure.title.capitalize()
         tables = [_configurations(family), *_effects(family)]
         sections.append(_Section(title, tables, [_show(each, target) for each in pictures(family)]))
@@ -128,15 +129,34 @@ def _svg(figure: Figure, name: str) -> str:
 def _configurations(family: Family) -> Table:
     figure = family.figure
     mean = f"mean ({figure.unit})"
-    heads = ["configuration", "trials", mean, "95 % interval", "range", "ns a packet", "loss", ""]
+    heads = [
+        "configuration",
+        "trials",
+        mean,
+        "95 % interval",
+        "range",
+        "ns a packet",
+        "loss",
+        "coalesced",
+        "segmented",
+        "",
+    ]
     rows = []
     for row in analysis.table(family):
         marks = ["replicates disagree"] if row.disagree else []
         marks += [f"{row.doubtful} doubtful"] if row.doubtful else []
         cost = number(row.cost.mean) if row.cost and family.metric == "pps" else ""
-        loss = "" if row.loss is None else percent(row.loss)
+        shares = ["" if share is None else percent(share) for share in (row.loss, row.coalesced, row.segmented)]
         span = f"{number(row.lowest)} to {number(row.highest)}"
-        cells = [row.configuration, str(row.count), number(row.value.mean), interval(row.value), span, cost, loss]
+        cells = [
+            row.configuration,
+            str(row.count),
+            number(row.value.mean),
+            interval(row.value),
+            span,
+            cost,
+            *shares,
+        ]
         rows.append([*cells, ", ".join(marks)])
     kept = [place for place in range(len(heads)) if any(row[place] for row in rows)]
     shown = [[row[place] for place in kept] for row in rows]
@@ -151,11 +171,12 @@ def _effects(family: Family) -> Iterable[Table]:
     yield Table(
         "Effects",
         f"What another level of one factor changes, all others alike; {better} is better. An interval that spans "
-        "0 % shows no difference.",
-        ("factor", "from", "to", "change", "95 % interval"),
+        "0 % shows no difference. What else changed with a level may be the cause.",
+        ("factor", "from", "to", "change", "95 % interval", "what else changed"),
         [
             (each.factor, each.base, each.level, percent(each.ratio.mean - 1, sign=True),
-             f"{percent(each.ratio.low - 1, sign=True)} to {percent(each.ratio.high - 1, sign=True)}")
+             f"{percent(each.ratio.low - 1, sign=True)} to {percent(each.ratio.high - 1, sign=True)}",
+             "; ".join(companions(family, each.factor, each.base, each.level)))
             for each in found.levels
         ],
         ("change", "95 % interval"),
@@ -165,7 +186,7 @@ def _effects(family: Family) -> Iterable[Table]:
         "Of the figure's logarithm, type II. × is an interaction: one factor's effect depends on another.",
         ("source", "degrees of freedom", "share of the variance", "F", "p"),
         [
-            (each.name, str(each.freedom), percent(each.share), "" if each.f is None else f"{each.f:.1f}",
+            (each.name, str(each.freedom), percent(each.share), "" if each.f is None else number(each.f),
              "" if each.p is None else "< 0.001" if each.p < 0.001 else f"{each.p:.3f}")
             for each in found.variance
         ],
@@ -216,7 +237,7 @@ def _summary(results: Results) -> str:
     blocks = len({record.replicate for record in results.records})
     if not results.trials:
         return f"{blocks} rounds; every system had its turn in each."
-    configurations = sum(len(family.configurations) for family in families(results.trials))
+    configurations = sum(len(family.configurations) for family in results.families())
     seconds = max(record.seconds for record in results.records)
     return (
         f"{len(results.records)} trials: {configurations} configurations in {blocks} blocks, each in random "
@@ -232,12 +253,13 @@ def _warnings(results: Results) -> list[str]:
     doubtful = [record for record in records if record.anomalies]
     if doubtful:
         said.append(f"In {len(doubtful)} of {len(records)} trials something was odd: see the end of the page.")
-    apart = [row for family in families(results.trials) for row in analysis.table(family) if row.disagree]
+    apart = [row for family in results.families() for row in analysis.table(family) if row.disagree]
     if apart:
         said.append(
             f"In {len(apart)} configurations the replicates disagree by more than {analysis.DISAGREE:.0%}: "
             "look at the points, not at the mean."
         )
+    said += [caution for family in results.families() for caution in cautions(family)]
     if len({record.replicate for record in records}) < 3:
         said.append("With fewer than 3 replicates intervals say little.")
     return said

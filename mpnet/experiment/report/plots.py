@@ -9,10 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mpnet.experiment.analysis import positive_estimate
 from mpnet.experiment.factors import label
 from mpnet.experiment.frame import NUMERIC, Family
 from mpnet.experiment.record import PERCENTILES
 from mpnet.experiment.report.style import COLOURS, GRID, MARKS, canvas, interval, points, row_inches, si, wrapped
+from mpnet.experiment.side_effects import Efficiency, efficiencies
 
 _MOST_PANELS = 6
 _MOST_LINES = 8
@@ -40,7 +42,7 @@ class Picture:
 def pictures(family: Family) -> Iterator[Picture]:
     """All that there is to see."""
     yield from responses(family)
-    yield from efficiencies(family)
+    yield from efficiency(family)
     yield from balance(family)
     yield from cost(family)
     yield from latency(family)
@@ -76,12 +78,12 @@ def _spread(family: Family, factor: str) -> float:
 
 
 def _response(family: Family, factor: str, hue: str | None, facets: list[str]) -> Figure:
-    groups = list(family.frame.groupby(facets)) if facets else [((), family.frame)]
+    groups = list(family.in_order.groupby(facets, sort=False)) if facets else [((), family.frame)]
     groups = groups[:_MOST_PANELS]
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure, axes = canvas(max(6.4, 4.0 * columns), 3.7 * rows, columns, rows, sharex=True, sharey=True)
-    levels = sorted(family.frame[factor].unique())
+    levels = family.levels[factor]
     for place, each in enumerate(axes.flat):
         if place >= len(groups):
             each.set_visible(False)
@@ -102,7 +104,7 @@ def _response(family: Family, factor: str, hue: str | None, facets: list[str]) -
 def _lines(
     axes: Axes, family: Family, group: pd.DataFrame, factor: str, hue: str | None, levels: list[Any]
 ) -> None:
-    shades = sorted(family.frame[hue].unique())[:_MOST_LINES] if hue is not None else [None]
+    shades = family.levels[hue][:_MOST_LINES] if hue is not None else [None]
     for number, shade in enumerate(shades):
         own = group[group[hue] == shade] if hue is not None else group
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
@@ -116,7 +118,7 @@ def _lines(
             values = list(trials[family.metric])
             points(axes, place + shift, values, list(trials["doubtful"]), colour)
             interval(axes, place + shift, values, colour, mark)
-            means.append((place + shift, float(np.mean(values))))
+            means.append((place + shift, positive_estimate(values).mean))
         axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.3, marker=mark, label=label(_plain(shade)))
     axes.set_ylim(bottom=0)
     axes.margins(y=0.08)
@@ -129,57 +131,33 @@ def _plain(level: Any) -> Any:
     return level.item() if hasattr(level, "item") else level
 
 
-def efficiencies(family: Family) -> Iterator[Picture]:
+def efficiency(family: Family) -> Iterator[Picture]:
     """How near more workers, or pairs, come to as many times the throughput of the fewest."""
-    if family.metric != "pps":
-        return
-    for factor in ("workers", "queue-pairs"):
-        if factor not in family.factors:
-            continue
-        others = [name for name in family.factors if name != factor]
-        found = _relative(family, factor, others)
-        if not found.empty:
-            yield Picture(
-                f"efficiency-{factor}",
-                f"Scaling efficiency by {factor}",
-                f"Throughput as a share of what the fewest {factor} would give times as many; each trial against "
-                "the one of its own block. 100 % is perfect scaling.",
-                _efficiency(found, factor),
-            )
+    found = list(efficiencies(family))
+    for factor in dict.fromkeys(each.factor for each in found):
+        yield Picture(
+            f"efficiency-{factor}",
+            f"Scaling efficiency by {factor}",
+            f"Throughput as a share of what the fewest {factor} would give times as many; each trial against "
+            "the one of its own block. 100 % is perfect scaling; what is above has another cause.",
+            _efficiency([each for each in found if each.factor == factor], factor),
+        )
 
 
-def _relative(family: Family, factor: str, others: list[str]) -> pd.DataFrame:
-    """Each trial's share of perfect scaling, within its block and its other factors' levels."""
-    rows = []
-    for _, group in family.frame.groupby([*others, "replicate"]):
-        base = group[group[factor] == group[factor].min()]
-        if base.empty or base[family.metric].iloc[0] <= 0 or group[factor].nunique() < 2:
-            continue
-        first, rate = base[factor].iloc[0], base[family.metric].iloc[0]
-        shown = " ".join(f"{name}={label(_plain(base[name].iloc[0]))}" for name in others)
-        for _, trial in group.iterrows():
-            share = trial[family.metric] / (rate * trial[factor] / first)
-            rows.append({"n": trial[factor], "share": share, "others": shown, "doubtful": trial["doubtful"]})
-    return pd.DataFrame(rows)
-
-
-def _efficiency(found: pd.DataFrame, factor: str) -> Figure:
+def _efficiency(found: list[Efficiency], factor: str) -> Figure:
     figure, axes = canvas(7.2, 3.7)
     each = axes[0, 0]
-    levels = sorted(found["n"].unique())
-    kinds = list(dict.fromkeys(found["others"]))[:_MOST_LINES]
+    levels = sorted({one.level for one in found})
+    kinds = list(dict.fromkeys(one.others for one in found))[:_MOST_LINES]
     for number, kind in enumerate(kinds):
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
-        own, shift = found[found["others"] == kind], 0.1 * (number - (len(kinds) - 1) / 2)
+        shift = 0.1 * (number - (len(kinds) - 1) / 2)
         means = []
-        for place, level in enumerate(levels):
-            trials = own[own["n"] == level]
-            if trials.empty:
-                continue
-            values = list(100 * trials["share"])
-            points(each, place + shift, values, list(trials["doubtful"]), colour)
-            interval(each, place + shift, values, colour, mark)
-            means.append((place + shift, float(np.mean(values))))
+        for one in sorted((one for one in found if one.others == kind), key=lambda one: one.level):
+            place, values = levels.index(one.level) + shift, [100 * share for share in one.share]
+            points(each, place, values, one.doubtful, colour)
+            interval(each, place, values, colour, mark)
+            means.append((place, 100 * one.estimate.mean))
         each.plot(
             *zip(*means, strict=True),
             color=colour,

@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpnet.experiment.analysis import estimate
+from mpnet.experiment.analysis import positive_estimate
 
 COLOURS = ("#0b5fa5", "#c8500a", "#2e7d32", "#8e3b8e", "#7a5c00", "#007c89", "#b3123f", "#4a4a4a")
 MARKS = "osD^vPX*"
@@ -83,7 +83,7 @@ def interval(
     axes: Axes, x: float, values: Sequence[float], colour: str, mark: str = "o", *, across: bool = False
 ) -> None:
     """The mean and where it lies."""
-    found = estimate(values)
+    found = positive_estimate(values)
     low = 0.0 if np.isnan(found.low) else found.mean - found.low
     high = 0.0 if np.isnan(found.high) else found.high - found.mean
     error = [[low], [high]]
