@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,8 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from mpnet.bench.bed import Wire
-from mpnet.bench.case import CASES, RINGS_ALONE
+from mpnet.bench.bed import Bed, Wire
+from mpnet.bench.case import CASES, NAMES, RINGS_ALONE, chosen
 from mpnet.bench.generator import frames
 from mpnet.bench.ping import echo_request, percentiles
 from mpnet.bench.pool import drain, make_pool, refill
@@ -25,12 +26,16 @@ from mpnet.bench.statistics import compare, noise, ratio, width
 from mpnet.bench.systems.registry import OURS, PEERS, SYSTEMS
 from mpnet.bench.work import amount, rate
 from mpnet.cli import bench as command
+from mpnet.errors import MpnetError
+from mpnet.experiment import runner
 from mpnet.experiment.benchmark import Choice, benchmark, document
+from mpnet.experiment.factors import Factors
 from mpnet.experiment.local import run_here
 from mpnet.experiment.record import FIGURES, Record
 from mpnet.experiment.results import read_records
 from mpnet.experiment.run import run
 from mpnet.experiment.sweep import parse
+from mpnet.experiment.work import Done, Stand
 from mpnet.guest import debian
 from mpnet.guest.driver import QueuePair
 from mpnet.guest.memory import GuestMemory
@@ -179,12 +184,51 @@ def test_every_case_has_a_system_that_serves_it() -> None:
     assert {figure.measure for case in CASES.values() for figure in case.figures} <= set(FIGURES)
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("rtt", 2), ("ring", 16), ("ring-64", 8), ("ring-64-echo", 4), ("tx", 4), ("guest", 2), ("scale", 1)],
+)
+def test_what_several_cases_begin_with_names_them_all(name: str, count: int) -> None:
+    assert name in NAMES
+    assert len(chosen((name,))) == count
+    assert all(case.name == name or case.name.startswith(f"{name}-") for case in chosen((name,)))
+
+
+@pytest.mark.parametrize("name", ["ring-64-tx-split", "rx-udp-stream"])
+def test_a_case_is_not_the_group_of_what_begins_as_it(name: str) -> None:
+    assert [case.name for case in chosen((name,))] == [name]
+
+
+def test_a_peer_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its start and its turns: DPDK 25.11 refused an option, and the whole run ended."""
+
+    @contextmanager
+    def stand(_bed: Bed, factors: Factors) -> Iterator[Stand]:
+        if factors.system == "limit":
+            raise MpnetError("limit ended with status 1", "it says why")
+        yield Stand(Turns())
+
+    class Turns:
+        def run(self, seconds: float) -> Done:
+            return Done(seconds, 1, 0.0, {"pps": 10.0, "cpu_ns_per_packet": 1.0})
+
+    monkeypatch.setattr(runner, "stand", stand)
+    made = benchmark(Choice(cases=("ring-64-tx-split",), peers=("limit",), rounds=5, duration=0.01))
+    for _ in run(made.sweep, tmp_path / "r", runner.run):
+        pass
+    records = read_records(tmp_path / "r")
+    whole = document(made, records)
+    assert {result.system for result in whole.results} == {"mpnet"}
+    assert whole.environment.skipped == {"limit in ring-64-tx-split": "limit ended with status 1: it says why"}
+    assert [len(result.samples[0]) for result in whole.results] == [5, 5]
+
+
 @pytest.mark.parametrize("peers", [(), ("limit",)])
 def test_a_choice_is_a_sweep_of_all_that_serve_its_cases(peers: tuple[str, ...]) -> None:
     debian.install(("qemu-system-x86", *_DPDK))
     made = benchmark(Choice(cases=("tx-tso", "ring-64"), peers=peers, rounds=7, duration=0.5))
     systems = [system for system in SYSTEMS.values() if system is OURS or not peers or system.name in peers]
-    cases = [case for case in CASES.values() if case.name == "tx-tso" or case.group == "ring-64"]
+    cases = [case for case in CASES.values() if case.name == "tx-tso" or case.name.startswith("ring-64-")]
     expected = [(case.name, system.name) for case in cases for system in systems if system.serves(case)]
     assert [(each.case, each.system) for each in made.sweep.combinations] == expected
     design = made.sweep.design

@@ -218,6 +218,20 @@ def test_each_template_is_sound(name: str) -> None:
     assert sweep.design.question
 
 
+@pytest.mark.parametrize("name", templates.names())
+def test_each_template_holds_what_else_could_explain_its_figures(name: str) -> None:
+    text = templates.text(name)
+    assert "What else could explain it?" in text
+    sweep = parse(text, Path(name))
+    pairs = {each.queue_pairs for each in sweep.combinations}
+    flows = {(each.flows_per_pair or each.flows / each.queue_pairs) for each in sweep.combinations}
+    # Where flows are no factor, as many meet in a ring however many there are.
+    if len({each.flows for each in sweep.combinations}) == 1 and len(pairs) > 1 and name != "drivers":
+        assert len(flows) == 1, "more queue pairs coalesce better"
+    if len({each.ring_size for each in sweep.combinations}) > 1:
+        assert {each.gro for each in sweep.combinations} == {False}, "larger rings coalesce better"
+
+
 def test_trials_survive_the_way_to_another_process() -> None:
     trial = plan(read(SWEEP))[0]
     assert msgspec.json.decode(msgspec.json.encode(trial), type=Trial) == trial

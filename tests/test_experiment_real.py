@@ -21,14 +21,17 @@ from mpnet.experiment.factors import Factors
 from mpnet.experiment.load import Load
 from mpnet.experiment.local import run_here
 from mpnet.experiment.plan import Trial, plan
+from mpnet.experiment.report import page
 from mpnet.experiment.results import read_records
 from mpnet.experiment.stand import stand
 from mpnet.experiment.sweep import parse
 from mpnet.guest import debian
 from tests.real.linux_guest import require_linux_guest
 from tests.real.netns import network_namespace
+from tests.real.prometheus import browse
 from tests.real.running import MPNET, wait_until
 from tests.real.testpmd import require_testpmd
+from tests.test_experiment_report import changed, coalescing, made_up
 
 DASK = [sys.executable, "-m", "dask"]
 SWEEP = """\
@@ -48,6 +51,17 @@ def shortest(name: str) -> Trial:
     trials = plan(parse(templates.text(name), Path(name)))
     last = max(trials, key=lambda trial: int(trial.id.partition("-")[2]))
     return msgspec.structs.replace(last, seconds=0.3, warm_up=0.0)
+
+
+def test_no_table_of_a_report_is_cut_on_a_screen_of_1200_pixels(tmp_path: Path) -> None:
+    text = SWEEP + 'ring-size = [256, 32768]\nring = ["split", "packed"]\n'
+    text = text.replace("[fixed]", '[fixed]\nfeatures = "+host_uso -ring_event_idx"')
+    results = changed(made_up(tmp_path / "r", text), coalescing)
+    report = page.write(results, tmp_path / "report")
+    cut = "[...document.querySelectorAll('table')].filter(t => t.scrollWidth > t.clientWidth)"
+    look = f"document.title = {cut}.length"
+    report.write_text(report.read_text().replace("</body>", f"<script>{look}</script></body>"))
+    assert "<title>0</title>" in browse(report.as_uri(), "--window-size=1200,900")
 
 
 def test_sweeps_that_ship_run() -> None:

@@ -1,6 +1,6 @@
 """The cases: what work is done, and what of it is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -65,7 +65,6 @@ class Case:
         queue_pairs: of the device, each with a worker of its own.
         polled: the driver polls, and wants no calls; the device polls too where it can.
         echo: of a ring: frames come back.
-        group: a name that several cases have in common.
         about: a line for people.
     """
 
@@ -82,7 +81,6 @@ class Case:
     queue_pairs: int = 1
     polled: bool = False
     echo: bool = False
-    group: str = ""
 
     @property
     def in_linux(self) -> bool:
@@ -130,7 +128,6 @@ def _rings(size: int) -> Iterator[Case]:
             for name, feature in (("split", 0), ("packed", mask(Feature.RING_PACKED))):
                 yield Case(
                     name=f"ring-{size}-{way}-{name}{suffix}",
-                    group=f"ring-{size}",
                     kind=kind,
                     figures=_RING,
                     features=_BASE | _CSUM | feature,
@@ -262,5 +259,18 @@ _ALL = (
 )
 CASES = {case.name: case for case in _ALL}
 """In the order they are run."""
-NAMES = (*CASES, *dict.fromkeys(case.group for case in _ALL if case.group))
+
+
+def chosen(names: Collection[str]) -> list[Case]:
+    """Cases by their names, and by what several names begin with, as "rtt" or "ring-64-echo"; all for none."""
+    return [case for case in _ALL if not names or any(name in _names(case) for name in names)]
+
+
+def _names(case: Case) -> list[str]:
+    words = case.name.split("-")
+    beginnings = ["-".join(words[:count]) for count in range(1, len(words))]
+    return [case.name, *(name for name in beginnings if name not in CASES)]
+
+
+NAMES = tuple(dict.fromkeys((*CASES, *(name for case in _ALL for name in _names(case)))))
 """What people may ask for: cases and groups of them."""

@@ -80,8 +80,8 @@ def _command(bed: Bed, forwarder: Forwarder) -> list[str]:
         *("env", f"RUNTIME_DIRECTORY={bed.folder}"),
         # A line is in the log once it is printed.
         *("stdbuf", "--output=L", str(debian.program(PROGRAM))),
-        # Its buffers lie in plain pages: huge ones are rarely set aside. In one file: vhost-user passes on few.
-        *("--no-pci", "--no-huge", "-m", str(_memory_mib(forwarder)), "--single-file-segments"),
+        # Its buffers lie in plain pages, as huge ones are rarely set aside; these are always in one file.
+        *("--no-pci", "--no-huge", "-m", str(_memory_mib(forwarder))),
         *("--lcores", f"0@{bed.driver_cpu},{cores}", f"--file-prefix={_prefix(bed, forwarder.name)}"),
         *(*ports, "--", f"--nb-cores={len(forwarder.cpus)}", f"--forward-mode={forwarder.mode}", "--auto-start"),
         *(f"--total-num-mbufs={forwarder.buffers}", "--stats-period=3600"),

@@ -1,6 +1,6 @@
 """The answer of an experiment on the screen: configurations, effects, and what to read with care."""
 
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mpnet.experiment.frame import Family, Results, read
 from mpnet.experiment.report.text import interval, number, percent
 from mpnet.experiment.side_effects import cautions, companions
 
-_MOST_REASONS = 4
+_NUMBER = re.compile(r"\d+")
 
 
 def print_answer(talk: Console, path: Path) -> None:
@@ -66,8 +66,10 @@ def _effect(family: Family, effect: Effect) -> str:
 def _warnings(results: Results) -> Iterator[str]:
     doubtful = [record for record in results.records if record.anomalies]
     if doubtful:
-        reasons = Counter(reason for record in doubtful for reason in record.anomalies).most_common(_MOST_REASONS)
-        told = "; ".join(f"{reason} ({count} ×)" for reason, count in reasons)  # noqa: RUF001 - a multiplication sign
+        kinds: dict[str, list[str]] = {}
+        for reason in (reason for record in doubtful for reason in record.anomalies):
+            kinds.setdefault(_NUMBER.sub("", reason), []).append(reason)
+        told = "; ".join(f"{reasons[0]} ({len(reasons)} ×)" for reasons in kinds.values())  # noqa: RUF001 - times
         yield f"{len(doubtful)} of {len(results.records)} trials are doubtful: {told}"
     for family in results.families():
         yield from cautions(family)

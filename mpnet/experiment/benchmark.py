@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mpnet.bench import linux
-from mpnet.bench.case import CASES, RINGS_ALONE, Case
+from mpnet.bench.case import CASES, RINGS_ALONE, Case, chosen
 from mpnet.bench.statistics import FAR, NOISY_STEAL, NOISY_WAIT, Result, compare, noise
 from mpnet.bench.system import System
 from mpnet.bench.systems.registry import OURS, PEERS
@@ -56,7 +56,7 @@ class Environment(msgspec.Struct, kw_only=True):
         distance_ns: that a word took from the driver's processor to the device's in turns of tx, of rx and of
             rings alone: the shortest, the median and the longest; None where there were none.
         noise: ratios that mean nothing, and why.
-        skipped: systems that could not be run here, and why.
+        skipped: systems that could not be run here, or failed in a case, and why.
     """
 
     kernel: str
@@ -113,7 +113,7 @@ def benchmark(choice: Choice) -> Benchmark:
         MpnetError: something that was asked for cannot be run here.
     """
     systems, skipped = _systems(choice.peers)
-    cases = [case for case in CASES.values() if not choice.cases or {case.name, case.group} & {*choice.cases}]
+    cases = chosen(choice.cases)
     if reason := linux.missing() if any(case.in_linux for case in cases) else "":
         without = [case.name for case in cases if case.in_linux]
         if choice.cases:
@@ -166,12 +166,18 @@ def document(made: Benchmark, records: Sequence[Record]) -> Document:
 
     Args:
         made: what was run.
-        records: of all its trials, in order.
+        records: of all its trials, in order; those that failed are left out, with the reason.
     """
-    results = list(_results(records))
-    environment = _environment(made, records)
-    environment.noise = [*_noise(environment, results), *_apart(records)]
+    good = [record for record in records if not record.error]
+    results = list(_results(good))
+    environment = _environment(made, good)
+    environment.skipped |= {_whose(record): record.error for record in reversed(records) if record.error}
+    environment.noise = [*_noise(environment, results), *_apart(good)]
     return Document(schema=SCHEMA, environment=environment, results=results)
+
+
+def _whose(record: Record) -> str:
+    return f"{record.factors['system']} in {record.factors['case']}"
 
 
 def _results(records: Sequence[Record]) -> Iterator[Result]:

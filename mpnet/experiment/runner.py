@@ -52,16 +52,11 @@ def run(trials: Sequence[Trial]) -> Generator[Record, None, None]:
                 tempfile.TemporaryDirectory(prefix="mpnet-trial-", dir="/tmp")
             )  # private
             bed = _bed(Path(folder), trials[0].factors)
-            ready = {factors: _start(stack, bed, factors) for factors in dict.fromkeys(t.factors for t in trials)}
-            if trials[0].warm_up:
-                for each in ready.values():
-                    each.stand.work.run(trials[0].warm_up)
+            systems = dict.fromkeys(trial.factors for trial in trials)
+            ready = {factors: _start_warm(stack, bed, factors, trials[0].warm_up) for factors in systems}
             while left:
                 record = begin(left[0])
-                try:
-                    _look_on(ready[left[0].factors], left[0], record)
-                except MpnetError as error:
-                    record.error = str(error)
+                record.error = _look_on(ready[left[0].factors], left[0], record)
                 del left[0]
                 yield record
     except MpnetError as error:
@@ -96,6 +91,17 @@ def _bed(folder: Path, factors: Factors) -> Bed:
     return bed
 
 
+def _start_warm(stack: ExitStack, bed: Bed, factors: Factors, seconds: float) -> _Ready | str:
+    """Start and warm up one of a session's systems; why not, where it fails: the others have their turns."""
+    try:
+        ready = _start(stack, bed, factors)
+        if seconds:
+            ready.stand.work.run(seconds)
+    except MpnetError as error:
+        return str(error)
+    return ready
+
+
 def _start(stack: ExitStack, bed: Bed, factors: Factors) -> _Ready:
     parts = {factors.system: SYSTEMS[factors.system]} | _DRIVERS.get(factors.driver, {})
     for name, part in parts.items():
@@ -120,8 +126,18 @@ def _effective(bed: Bed, started: Stand) -> dict[str, Any]:
     return effective
 
 
-def _look_on(ready: _Ready, trial: Trial, record: Record) -> None:
-    """Do the work that counts, and write down what came of it."""
+def _look_on(ready: _Ready | str, trial: Trial, record: Record) -> str:
+    """Do the work that counts, and write down what came of it; why there is nothing, where it failed."""
+    if isinstance(ready, str):
+        return ready
+    try:
+        _measure(ready, trial, record)
+    except MpnetError as error:
+        return str(error)
+    return ""
+
+
+def _measure(ready: _Ready, trial: Trial, record: Record) -> None:
     record.machine, record.effective, started = ready.machine, ready.effective, ready.stand
     segment = Segment.attach(started.segment) if started.segment else None
     watch = Watch()
