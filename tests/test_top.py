@@ -21,8 +21,8 @@ from mpnet.guest.traffic import Plan, Traffic
 from mpnet.segment.layout import DropReason, Fault, RingState
 from mpnet.segment.segment import Segment
 from mpnet.top.history import History, sparkline
-from mpnet.top.rates import Sampler, Snapshot
-from mpnet.top.tables import number
+from mpnet.top.rates import DeviceRates, DirectionRates, QueueRates, Sampler, Snapshot
+from mpnet.top.tables import fit, number, queue_columns
 from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.real.terminal import Terminal
 
@@ -77,6 +77,8 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     expect_rate(queue.tx.bits, 32_000, snapshot)
     expect_rate(queue.drops, 7, snapshot)
     assert (queue.tx.state, queue.tx.fault, queue.tx.total_drops) == ("broken", "chain_loop", {"tap_down": 7})
+    assert device.queues[1].cpu is not None
+    assert device.queues[3].cpu is None, "nobody serves it"
     first, second = device.workers
     assert (first.batch, first.queues, first.alive) == (3.5, [0, 2], True)
     expect_rate(first.packets, 35, snapshot)
@@ -178,8 +180,11 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
     with Terminal(folder) as terminal, Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
         terminal.type(f"{MPNET} top --interval 0.2; echo left=$?", "Enter")
         with traffic(driver):
-            terminal.expect("mpnet top", "rx pps", "tx pps", "trend", "█", "Quit")
-            wait_until(lambda: re.search(r"net0 +0 +0 +0 +[\d.]+[kM]", terminal.screen), "queue 0 has a rate")
+            terminal.expect("mpnet top", "rx pps", "tx pps", "cpu", "state", "trend", "█", "Quit")
+            busy = r"net0 +0 +0 +0 +[\d.]+[kM] .* [1-9]\d*% +run "
+            wait_until(
+                lambda: re.search(busy, terminal.screen), "queue 0 has a rate, its worker's time and a state"
+            )
             assert all(len(line) <= 80 for line in terminal.screen.splitlines())
 
             for _ in range(3):
@@ -200,6 +205,13 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
             )
             terminal.type("p")
             wait_until(lambda: "PAUSED" not in terminal.screen, "it goes on")
+
+            terminal.type("?")
+            help_text = terminal.expect("Ctrl-C", "processor", "disabled by the guest", "Any key goes back")
+            assert all(len(line) <= 80 for line in help_text.splitlines())
+            terminal.type("s")
+            wait_until(lambda: "Any key goes back" not in terminal.screen, "the keys are gone")
+            terminal.expect("tx pps▼")  # the key was for that alone
 
             terminal.type("Home", "Enter")
             terminal.expect("net0  queue pair 0  worker 0", "packets/s", "tx drops", "running", "packets a burst")
@@ -223,13 +235,64 @@ def test_the_screen_in_a_terminal(device: Running, folder: Path) -> None:
         terminal.expect("listening")
         device.stop()  # so no test of it comes after this one
         wait_until(lambda: "net0" not in terminal.screen, "the device is gone")
-        terminal.type("q")
+        terminal.type("?")
+        terminal.expect("Any key goes back")
+        terminal.type("C-c")
         terminal.expect("left=0")
         flags = ("alternate_on", "mouse_any_flag", "cursor_flag", "keypad_flag")
         assert [terminal.flag(name) for name in flags] == ["0", "0", "1", "0"]
         terminal.type("stty -a", "Enter")
         settings = terminal.expect("iutf8").replace(";", "").split()
         assert {"icanon", "echo", "isig", "opost"} <= set(settings)
+
+
+@pytest.mark.parametrize("key", ["q", "C-c"])
+def test_it_leaves_as_other_programs_do(segment: Segment, folder: Path, key: str) -> None:
+    with Terminal(folder) as terminal:
+        terminal.type(f"{MPNET} top {segment.name} --interval 0.2; echo left=$?", "Enter")
+        terminal.expect("mpnet top", "Quit")
+        terminal.type(key)
+        terminal.expect("left=0")
+
+
+def rates(device: str, **states: str) -> QueueRates:
+    """A queue pair under a heavy load."""
+    rx, tx = (
+        DirectionRates(
+            state=states.get(direction, "running"), fault="none", packets=999_000, bits=99.9e9, drops=99.9e6,
+            kicks=1, calls=1, ready=1, entries=1, total_packets=1, total_drops={},
+        )
+        for direction in ("rx", "tx")
+    )  # fmt: skip
+    return QueueRates(device=device, queue=63, worker=63, cpu=1.0, rx=rx, tx=tx)
+
+
+@pytest.mark.parametrize("width", [80, 100, 132])
+def test_columns_that_do_not_fit_are_left_out_whole(width: int) -> None:
+    rows = [rates("net0"), rates("a-name-that-is-longer", rx="stopped", tx="broken")]
+    fitted = fit(queue_columns(History(), width), rows, width)
+    cells = [[column.title for column in fitted.columns]]
+    cells += [[column.cell(row) for column in fitted.columns] for row in rows]
+    assert sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) < width
+    titles = cells[0]
+    assert {"device", "queue", "rx pps", "tx pps", "drops", "cpu", "state"} <= set(titles)
+    assert {*titles, *fitted.left_out} == {column.title for column in queue_columns(History(), width)}
+    assert ("trend" in titles) == (width > 100)
+    state = cells[2][titles.index("state")]
+    assert state == ("stopped / broken (none)" if width >= 120 else "stop/BROKEN")
+
+
+def test_the_trend_takes_what_is_left() -> None:
+    history = History()
+    for _ in range(50):
+        history.add(Snapshot(time=0, seconds=1, devices=[DeviceRates(
+            device="net0", state="running", queue_pairs=1, enabled_pairs=1, queues=[rates("net0")], workers=[],
+        )]))  # fmt: skip
+    lengths = []
+    for width in (86, 100, 200):
+        fitted = fit(queue_columns(history, width), [rates("net0")], width)
+        lengths.append(len(fitted.columns[-1].cell(rates("net0"))))
+    assert lengths[0] < lengths[1] < lengths[2] == 40
 
 
 def test_without_a_terminal_it_names_what_to_do() -> None:

@@ -27,8 +27,8 @@ def top(devices: tuple[str, ...], interval: float, json_stream: bool, count: int
     """Show what devices do, live: rates, drops, batches, processor time.
 
     Tab changes between queue pairs, devices and workers, Enter looks into a row, Escape goes back, s sorts by the
-    next column and r the other way round, p holds the figures, q ends. Figures come from shared memory, also
-    when the control process is busy or dead.
+    next column and r the other way round, p holds the figures, ? tells more, q ends. Figures come from shared
+    memory, also when the control process is busy or dead.
     """
     sampler = Sampler(devices)
     if json_stream:

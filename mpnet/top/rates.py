@@ -48,11 +48,21 @@ class DirectionRates(msgspec.Struct, kw_only=True):
 
 
 class QueueRates(msgspec.Struct, kw_only=True):
-    """One queue pair, and the slot of the worker that serves it; None while none does."""
+    """One queue pair.
+
+    Attributes:
+        device: whose.
+        queue: its number.
+        worker: slot of the worker that serves it; None while none does.
+        cpu: of one processor, what that worker takes, for all its queue pairs; None while none does.
+        rx: the ring to the guest.
+        tx: the ring from the guest.
+    """
 
     device: str
     queue: int
     worker: int | None
+    cpu: float | None
     rx: DirectionRates
     tx: DirectionRates
 
@@ -193,11 +203,13 @@ def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> D
     header = after.segment.header
     pairs, workers = after.segment.queue_pairs, len(after.workers)
     owners = workers_of(after.rings)
+    rates = [_worker(name, slot, before, after, seconds) for slot in range(workers)]
     queues = [
         QueueRates(
             device=name,
             queue=pair,
             worker=owners[pair],
+            cpu=_cpu_of(rates, owners[pair]),
             rx=_direction(before.rings[2 * pair], after.rings[2 * pair], seconds),
             tx=_direction(before.rings[2 * pair + 1], after.rings[2 * pair + 1], seconds),
         )
@@ -210,8 +222,12 @@ def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> D
         queue_pairs=pairs,
         enabled_pairs=int(header.enabled_pairs),
         queues=queues,
-        workers=[_worker(name, slot, before, after, seconds) for slot in range(workers)],
+        workers=rates,
     )
+
+
+def _cpu_of(workers: list[WorkerRates], slot: int | None) -> float | None:
+    return next((worker.cpu for worker in workers if worker.worker == slot), None)
 
 
 def _per_second(before: Any, after: Any, seconds: float) -> float:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.events import Key
+from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from mpnet.top.history import History
@@ -16,6 +18,8 @@ from mpnet.top.tables import (
     DEVICES,
     WORKERS,
     Column,
+    Fitted,
+    fit,
     key_of,
     number,
     queue_columns,
@@ -24,6 +28,7 @@ from mpnet.top.tables import (
 )
 
 _KINDS = ("queues", "devices", "workers")
+_ASCENDING = frozenset({"device", "queue", "worker", "wkr", "state", "pid"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,48 @@ class _Place:
         return " ".join(parts)
 
 
+_KEYS = """\
+Tab              next of queue pairs, devices, workers
+Enter, Escape    look into a row, and back
+arrows           move to a row
+s, r             sort by the next column, the other way round
+p, Space         hold the figures, and go on
+q, Ctrl-C        quit
+
+rx, tx           to the guest, from the guest
+pps, bps         packets a second, bits a second
+wkr, cpu         the worker that serves a queue pair, and what it takes
+                 of a processor, for all its queue pairs
+state            of the rings: run, stop, off (disabled by the guest) or
+                 BROKEN; rx/tx where they differ
+drops            a second, of both; Enter tells them by reason
+trend            packets a second of late
+
+On a narrow screen columns are left out; the first line names them.
+Any key goes back."""
+
+
+class Keys(ModalScreen[None]):
+    """What keys do and what columns are."""
+
+    CSS = """
+    Keys { align: center middle; }
+    Keys Static { width: auto; max-width: 100%; height: auto; max-height: 100%; }
+    Keys Static { padding: 0 2; background: $panel; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        yield Static(_KEYS, markup=False)
+
+    def on_key(self, event: Key) -> None:
+        """Go back, whatever the key; those of the table below are not for it."""
+        event.stop()
+        if event.key == "ctrl+c":
+            self.app.exit()
+        self.dismiss()
+
+
 class Top(App[None]):
     """The live view.
 
@@ -72,7 +119,10 @@ class Top(App[None]):
         Binding("s", "sort", "Sort"),
         Binding("r", "reverse", "Reverse"),
         Binding("p,space", "pause", "Pause", priority=True),
+        Binding("question_mark", "keys", "Keys"),
         Binding("q", "quit", "Quit"),
+        # The framework's own asks to press another key.
+        Binding("ctrl+c", "quit", show=False, priority=True),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -143,9 +193,10 @@ class Top(App[None]):
         """Sort by the next column; the biggest first, but for names and numbers of things."""
         kind = self._places[-1].kind
         if kind in self._sorts:
-            titles = [column.title for column in self._columns(kind)]
-            title = titles[(titles.index(self._sorts[kind][0]) + 1) % len(titles)]
-            self._sorts[kind] = (title, title not in {"device", "queue", "worker", "wkr", "state", "pid"})
+            titles = [column.title for column in self._fitted(self._places[-1]).columns]
+            now = self._sorts[kind][0]
+            title = titles[(titles.index(now) + 1) % len(titles) if now in titles else 0]
+            self._sorts[kind] = (title, title not in _ASCENDING)
         self._draw()
 
     def action_reverse(self) -> None:
@@ -161,26 +212,40 @@ class Top(App[None]):
         self._paused = not self._paused
         self._draw()
 
+    def action_keys(self) -> None:
+        """Tell what keys do and what the columns are, until the next key."""
+        self.push_screen(Keys())
+
     # The screen.
 
     def _table(self) -> DataTable[str]:
-        return self.query_one(DataTable)
+        return self.screen_stack[0].query_one(DataTable)  # also while the keys are shown over it
 
     def _columns(self, kind: str) -> Sequence[Column]:
         if kind == "queues":
             return queue_columns(self._history, self.size.width)
         return DEVICES if kind == "devices" else WORKERS
 
+    def _rows(self, place: _Place) -> list[Any]:
+        return records(self._snapshot, place.kind, place.device, place.worker)
+
+    def _fitted(self, place: _Place) -> Fitted:
+        """The columns of a place that there is room for."""
+        rows = self._rows(place)
+        table = self._table()
+        bar = table.styles.scrollbar_size_vertical if len(rows) + 1 > table.size.height else 0
+        return fit(self._columns(place.kind), rows, self.size.width - bar)
+
     def _draw(self) -> None:
         place = self._places[-1]
-        detail, table = self.query_one("#detail", Static), self._table()
+        detail, table = self.screen_stack[0].query_one("#detail", Static), self._table()
         detail.display = place.kind == "queue"
         table.display = not detail.display
         if detail.display:
             detail.update(self._detail(place))
         else:
             self._fill(table, place)
-        self.query_one("#head", Static).update(self._head(place))
+        self.screen_stack[0].query_one("#head", Static).update(self._head(place))
 
     def _head(self, place: _Place) -> str:
         queues = [queue for device in self._snapshot.devices for queue in device.queues]
@@ -189,12 +254,14 @@ class Top(App[None]):
         paused = " PAUSED" if self._paused else ""
         moment = datetime.fromtimestamp(self._snapshot.time).astimezone()
         rates = f"rx {number(rx)} tx {number(tx)} drops {number(drops)}"
-        return f" mpnet top  {moment:%T}  {rates}  {place.title()}{paused}"
+        left_out = "" if place.kind == "queue" else ", ".join(self._fitted(place).left_out)
+        wider = f"  wider: {left_out}" if left_out else ""
+        return f" mpnet top  {moment:%T}  {rates}  {place.title()}{paused}{wider}"
 
     def _fill(self, table: DataTable[str], place: _Place) -> None:
-        columns = self._columns(place.kind)
+        columns = self._fitted(place).columns
         title, descending = self._sorts[place.kind]
-        rows = records(self._snapshot, place.kind, place.device, place.worker)
+        rows = self._rows(place)
         by: Any = next((column.value for column in columns if column.title == title), key_of)
         rows.sort(key=by, reverse=descending)
         selected = self._cursor_key()
