@@ -10,12 +10,9 @@ from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-import posix_ipc
-import psutil
-
 from mpnet.control.metrics import Metrics
 from mpnet.errors import MpnetError
-from mpnet.segment.segment import Segment, names
+from mpnet.segment.segment import header_of, is_served, names
 
 _OPENMETRICS = "application/openmetrics-text"
 _TYPES = {
@@ -107,11 +104,10 @@ def _ports() -> set[int]:
     """Where the control processes of this user answer scrapes: their devices' segments say it."""
     ports = set()
     for name in names():
-        with contextlib.suppress(
-            MpnetError, posix_ipc.Error, ValueError
-        ):  # one that is being made has no size yet
-            header = Segment.attach(name).header
-            if header.metrics_port and psutil.pid_exists(int(header.control_pid)):
+        # Another user's says nothing here, nor one that is just being made.
+        with contextlib.suppress(MpnetError):
+            header = header_of(name)
+            if header.metrics_port and is_served(header):
                 ports.add(int(header.metrics_port))
     return ports
 

@@ -1,23 +1,23 @@
 """What a crashed run left behind: its workers go on forwarding, its segment and its socket stay.
 
-A process is ended only when it is certain to be such a worker: the device's segment names its pid, it is as old
-as the segment says, and it has that very segment mapped.
+A process is ended only when it is certain to be such a worker: the device's segment has its number and its
+start, in ticks since this boot, which no step of a clock moves; and it calls itself what a worker of the device
+does, which a worker that its guest has taken over cannot have another process do. Its mappings cannot be asked
+for: one that has given up its rights shows them to nobody.
 """
 
 import contextlib
+import os
+import select
+import signal
 import time
-from pathlib import Path
-
-import psutil
 
 from mpnet.control.log import Log
 from mpnet.errors import MpnetError
-from mpnet.segment import capture
+from mpnet.segment import capture, process, shm
 from mpnet.segment import segment as segments
-from mpnet.segment.segment import PREFIX, Segment
+from mpnet.segment.segment import Segment, is_served
 
-_CLOCK_SLACK_SECONDS = 2.0
-"""How far the two ways to tell a process's age may differ."""
 _TERMINATE_SECONDS = 1.0
 _KILL_SECONDS = 5.0
 
@@ -26,58 +26,72 @@ def clear(device: str, log: Log) -> None:
     """Remove what a run that is no more left of ``device``; nothing to do where it left nothing.
 
     Raises:
-        MpnetError: another control process serves the device, or a worker cannot be ended.
+        MpnetError: another control process serves the device, a worker cannot be ended, or what has the name of
+            the device's shared memory is not mpnet's or not this user's.
     """
-    if device not in segments.names():
+    if not segments.exists(device):
         return
     segment = Segment.attach(device)
     control = int(segment.header.control_pid)
-    if _serves(control, device):
+    if is_served(segment.header):
         raise MpnetError(
             f"device {device!r} is served by another mpnet, process {control}", "stop it or choose another id"
         )
-    records = [(int(record.pid), int(record.start_ns) / 1e9) for record in segment.workers if record.pid]
-    orphans = [psutil.Process(pid) for pid, start in records if _is_worker(pid, start, device)]
-    _end(orphans, device)
+    boot = bytes(segment.header.boot_id)
+    records = [(int(record.pid), int(record.start_ticks)) for record in segment.workers if record.pid]
+    with contextlib.ExitStack() as stack:
+        orphans = {}
+        for pid, ticks in records:
+            pidfd = _open_worker(pid, ticks, boot, device)
+            if pidfd is not None:
+                stack.callback(os.close, pidfd)
+                orphans[pid] = pidfd
+        _end(orphans, device)
     segment.unlink()
-    capture.unlink(device)
-    log.warning("leftovers of a crashed run removed", control=control, workers=[orphan.pid for orphan in orphans])
+    with contextlib.suppress(shm.ForeignError):  # it is in nobody's way before somebody captures
+        capture.unlink(device)
+    log.warning("leftovers of a crashed run removed", control=control, workers=list(orphans))
 
 
-def _serves(pid: int, device: str) -> bool:
-    return psutil.pid_exists(pid) and _maps(pid, device)
-
-
-def _is_worker(pid: int, start: float, device: str) -> bool:
+def _open_worker(pid: int, ticks: int, boot: bytes, device: str) -> int | None:
+    """A pidfd of a worker that is still there; None where the number is another process's by now."""
     try:
-        # A worker writes its start into the segment after it was made: a later process has only its number.
-        old_enough = psutil.Process(pid).create_time() <= start + _CLOCK_SLACK_SECONDS
-    except psutil.NoSuchProcess:
-        return False
-    return old_enough and _maps(pid, device)
-
-
-def _maps(pid: int, device: str) -> bool:
-    try:
-        mappings = Path(f"/proc/{pid}/maps").read_text()
+        pidfd = os.pidfd_open(pid)
     except OSError:
-        return False
-    return f"/dev/shm/{PREFIX}{device}\n" in mappings  # noqa: S108 - where Linux shows POSIX shared memory
+        return None
+    # Only now: the process behind a pidfd stays the same.
+    if process.lives(pid, ticks, boot) and process.title(pid).startswith(process.worker_title(device)):
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
-def _end(orphans: list[psutil.Process], device: str) -> None:
-    for orphan in orphans:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            orphan.terminate()
-    _, alive = psutil.wait_procs(orphans, _TERMINATE_SECONDS)
-    for orphan in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            orphan.kill()
-    deadline = time.monotonic() + _KILL_SECONDS
-    _, alive = psutil.wait_procs(alive, max(0.0, deadline - time.monotonic()))
-    if alive:
-        pids = ", ".join(str(orphan.pid) for orphan in alive)
+def _end(orphans: dict[int, int], device: str) -> None:
+    """End processes by their pidfds: SIGTERM, then SIGKILL."""
+    left = orphans
+    for number, seconds in (signal.SIGTERM, _TERMINATE_SECONDS), (signal.SIGKILL, _KILL_SECONDS):
+        for pidfd in left.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(pidfd, number)
+        left = _wait(left, seconds)
+    if left:
         raise MpnetError(
-            f"processes {pids} of a crashed run still serve device {device!r} and cannot be ended",
+            f"processes {', '.join(map(str, left))} of a crashed run still serve device {device!r} and cannot be "
+            "ended",
             "end them as administrator",
         )
+
+
+def _wait(processes: dict[int, int], seconds: float) -> dict[int, int]:
+    """Wait until they have ended, at most so long; gives those that have not."""
+    deadline = time.monotonic() + seconds
+    left = dict(processes)
+    while left:
+        poller = select.poll()
+        for pidfd in left.values():
+            poller.register(pidfd, select.POLLIN)
+        ended = {fd for fd, _ in poller.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+        if not ended:
+            break
+        left = {pid: pidfd for pid, pidfd in left.items() if pidfd not in ended}
+    return left

@@ -1,5 +1,6 @@
 """One capture of a device's frames, from the request for it to the end of the connection that asked."""
 
+import asyncio
 import os
 
 from mpnet.control.device import Device
@@ -36,25 +37,40 @@ class Recording:
             raise MpnetError(
                 f"device {params.device!r} is being captured already", "one 'mpnet capture' a device at a time"
             )
+        device.supervisor.desired.capture = (SetCapture(), [])  # at once: nobody else begins meanwhile
+        try:
+            return await self._start(params, pairs)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self, params: CaptureParams, pairs: int) -> list[int]:
+        device = self._device
         made, self._fd = Capture.create(params.device, pairs, params.lane_bytes, params.snaplen)
         queues = [params.queue] if params.queue is not None else list(range(pairs))
         parts = {"rx": (0,), "tx": (1,), "both": (0, 1)}[params.direction]
         rings = [2 * queue + part for queue in queues for part in parts]
         device.trace(Kind.CAPTURE_STARTED, len(rings))
         device.log.info("capture started", queues=queues, direction=params.direction)
-        try:
-            made.reserve(self._fd, queues)
-            await device.supervisor.capture((SetCapture(rings, made.lane_bytes, made.snaplen), [self._fd]))
-        except BaseException:
-            await self.stop()
-            raise
+        # Gigabytes, perhaps, so in a thread; with a descriptor of its own, as nobody may wait for its end.
+        await asyncio.to_thread(_reserve, made, os.dup(self._fd), queues)
+        await device.supervisor.capture((SetCapture(rings, made.lane_bytes, made.snaplen), [self._fd]))
         return queues
 
     async def stop(self) -> None:
         """Have the workers let go of it and remove it."""
         device = self._device
         await device.supervisor.capture(None)
+        if self._fd < 0:
+            return
         os.close(self._fd)
         capture.unlink(device.config.id)
         device.trace(Kind.CAPTURE_STOPPED)
         device.log.info("capture ended")
+
+
+def _reserve(made: Capture, fd: int, queues: list[int]) -> None:
+    try:
+        made.reserve(fd, queues)
+    finally:
+        os.close(fd)

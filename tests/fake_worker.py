@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from setproctitle import setproctitle
 
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import (
@@ -28,6 +29,7 @@ from mpnet.rpc.worker import (
     Shutdown,
     StopRing,
 )
+from mpnet.segment import process
 from mpnet.segment.segment import Segment
 
 
@@ -43,6 +45,8 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     segment = Segment.attach(device)
     record = segment.workers[slot]
     record.pid, record.start_ns = os.getpid(), time.time_ns()
+    setproctitle(process.worker_title(device, slot))
+    record.start_ticks = process.start_ticks(record.pid)
     record.heartbeat_ns = time.monotonic_ns()
     channel = Channel(sock, Request)
     sock.settimeout(0.1)

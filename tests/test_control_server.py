@@ -1,6 +1,7 @@
 """The control process as a whole: its end by a signal, its crash, and what the next one does about that."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -8,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
 from mpnet.config.device import DeviceConfig
@@ -18,12 +19,14 @@ from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
 from mpnet.control.server import Control
 from mpnet.errors import ConfigError, MpnetError
+from mpnet.segment import process
 from mpnet.segment import segment as segments
 from mpnet.segment.segment import Segment
 from mpnet.tap import link
 from tests.control_harness import ROOT, Guest, Script, fake_workers, served
 from tests.real.netns import network_namespace
 from tests.real.running import wait_until
+from tests.squatting import KINDS, clear, squat
 
 
 @pytest.fixture
@@ -105,10 +108,10 @@ def test_a_signal_ends_it_and_nothing_stays(
     path = tmp_path / "device.sock"
     with _control(script, path) as control:
         pids = _workers(script)
-        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert all(process.start_ticks(pid) for pid in pids)
         control.send_signal(number)
         assert control.wait(120) == 0
-        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert not any(process.start_ticks(pid) for pid in pids)
     assert script.device not in segments.names()
     assert not path.exists()
     assert link.find("tap0") is None
@@ -123,18 +126,69 @@ def test_workers_outlive_a_crash_and_the_next_run_clears_up(
         pids = _workers(script)
         control.kill()
         control.wait(120)
-        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert all(process.start_ticks(pid) for pid in pids)
         assert path.exists()
         assert link.find("tap0") is not None
 
         async def run() -> None:
             async with served(tmp_path, script, launcher, queue_pairs=2) as device:
-                assert not any(psutil.pid_exists(pid) for pid in pids)
+                assert not any(process.start_ticks(pid) for pid in pids)
                 guest = Guest(device.config.socket)
                 await guest.attach(1 << 32)
                 guest.close()
 
         asyncio.run(run())
+
+
+def test_a_step_of_the_clock_hides_no_orphan(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    """Set forward by an hour, it makes each process seem to have begun an hour later than it wrote down."""
+    script, _ = scripted
+    with _control(script, tmp_path / "device.sock") as control:
+        pids = _workers(script)
+        control.kill()
+        control.wait(120)
+        Segment.attach(script.device).workers.start_ns -= 3600 * 10**9
+        leftovers.clear(script.device, get_log())
+        assert not any(process.start_ticks(pid) for pid in pids)
+
+
+def test_an_orphan_that_shows_nobody_its_mappings_is_ended(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, _ = scripted
+    with _control(script, tmp_path / "device.sock") as control:
+        pids = _workers(script)
+        control.kill()
+        control.wait(120)
+        read = Path.read_text
+
+        def refuse(path: Path, *arguments: Any, **words: Any) -> str:
+            if path.name == "maps":
+                raise PermissionError(errno.EACCES, "not dumpable")
+            return read(path, *arguments, **words)
+
+        monkeypatch.setattr(Path, "read_text", refuse)
+        leftovers.clear(script.device, get_log())
+        assert not any(process.start_ticks(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("made", KINDS)
+def test_what_has_the_name_of_a_segment_and_is_none_stops_the_start_with_a_reason(
+    tmp_path: Path, scripted: tuple[Script, Launcher], made: str
+) -> None:
+    script, launcher = scripted
+    path = squat(script.device, made)
+
+    async def run() -> None:
+        async with served(tmp_path, script, launcher):
+            raise AssertionError("it started")
+
+    try:
+        with pytest.raises(MpnetError, match=r"expected|is no shared memory"):
+            asyncio.run(run())
+        assert os.path.lexists(path), "what is not mpnet's is left where it is"
+    finally:
+        clear(path)
 
 
 def test_a_device_that_is_served_is_left_alone(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
@@ -148,17 +202,24 @@ def test_a_device_that_is_served_is_left_alone(tmp_path: Path, scripted: tuple[S
 
         with pytest.raises(MpnetError, match=f"is served by another mpnet, process {control.pid}"):
             asyncio.run(run())
-        assert all(psutil.pid_exists(pid) for pid in pids)
+        assert all(process.start_ticks(pid) for pid in pids)
         control.terminate()
         assert control.wait(120) == 0
 
 
-def test_a_process_that_only_has_a_workers_number_is_left_alone(scripted: tuple[Script, Launcher]) -> None:
+@pytest.mark.parametrize(("shift", "title"), [(1, "mpnet: {} worker 0"), (0, "sleep")])
+def test_a_process_that_only_has_a_workers_number_is_left_alone(
+    scripted: tuple[Script, Launcher], shift: int, title: str
+) -> None:
+    """One that began at another time, and one whose time a worker that its guest has taken over wrote down."""
     script, _ = scripted
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    command = [title.format(script.device), "60"]
+    with subprocess.Popen(command, executable="/usr/bin/sleep") as stranger:
         segment = Segment.create(script.device, 1)
         segment.header.control_pid = 0
-        segment.workers[0].pid, segment.workers[0].start_ns = stranger.pid, 1 << 62
+        record = segment.workers[0]
+        record.pid, record.start_ns = stranger.pid, 1 << 62
+        record.start_ticks = process.start_ticks(stranger.pid) + shift
         leftovers.clear(script.device, get_log())
         assert stranger.poll() is None
         stranger.kill()

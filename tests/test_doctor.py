@@ -7,6 +7,7 @@ import pytest
 
 from mpnet.cli import checks, doctor
 from mpnet.cli.checks import Finding, Outcome
+from tests.squatting import KINDS, clear, squat
 
 
 @pytest.mark.parametrize(("outcome", "status"), [(Outcome.OK, 0), (Outcome.OPTIONAL, 0), (Outcome.MISSING, 1)])
@@ -37,6 +38,17 @@ def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):
 def test_too_few_open_files_are_found(monkeypatch):
     monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 4096))
     assert next(iter(checks.check_limits())).outcome is Outcome.MISSING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_only_has_the_name_of_shared_memory_is_found(kind):
+    path = squat("test-doctor", kind)
+    try:
+        findings = list(checks.check_leftovers())
+    finally:
+        clear(path)
+    (odd,) = [finding for finding in findings if "test-doctor" in finding.detail]
+    assert (odd.outcome, bool(odd.remedy)) == (Outcome.OPTIONAL, True)
 
 
 def test_a_user_without_a_home_keeps_no_compiled_code(monkeypatch):

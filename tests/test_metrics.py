@@ -36,6 +36,7 @@ from mpnet.segment.layout import (
 )
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
+from tests.squatting import STRANGER
 
 PAIRS = 2
 
@@ -353,17 +354,21 @@ def test_the_format_is_negotiated(port, segment, encoding):
 def test_every_exporter_of_the_host_is_discovered(port, segment):
     other = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
     left_behind = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
+    forged = Segment.create(f"test-{uuid.uuid4().hex[:12]}", 1)
     try:
         segment.header.metrics_port, other.header.metrics_port = port, 9465
         left_behind.header.metrics_port, left_behind.header.control_pid = 9466, _ended_process()
+        forged.header.metrics_port = 9467
+        os.fchown(forged.fd, STRANGER, STRANGER)
         kind, text = _get(port, "/sd", Host=f"host-a:{port}")
     finally:
         other.unlink()
         left_behind.unlink()
+        forged.unlink()
     assert kind == "application/json"
     ((targets,),) = (group.values() for group in json.loads(text))
     assert {f"host-a:{port}", "host-a:9465"} <= set(targets)
-    assert "host-a:9466" not in targets
+    assert not {"host-a:9466", "host-a:9467"} & set(targets), "of a process that ended, of another user"
 
 
 def _ended_process():

@@ -228,7 +228,7 @@ def test_a_command_that_is_overtaken_says_so_and_goes_on(monkeypatch: pytest.Mon
         meanwhile = iter([overtake, lambda: trace.record(Kind.BURST, 0, 3)])
         monkeypatch.setattr("mpnet.cli.trace.time.sleep", lambda _: next(meanwhile)())
         trace.record(Kind.BURST, 0, 1)
-        lines = _lines(("test-overtaken",), follow=True)
+        lines = _lines(Attachments(["test-overtaken"]), follow=True)
         assert [(line.event.number, line.lost) for line in islice(lines, 3)] == [(1, 0), (3, 1), (3, 0)]
     finally:
         segment.unlink()

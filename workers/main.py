@@ -11,6 +11,7 @@ from setproctitle import setproctitle
 from mpnet.jit import perf
 from mpnet.rpc.channel import Channel
 from mpnet.rpc.worker import Request
+from mpnet.segment import process
 from mpnet.segment.segment import Segment
 from mpnet.workers.worker import Worker
 
@@ -19,21 +20,22 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     """Serve queue pairs of ``device`` as the worker in ``slot`` until told to stop.
 
     Args:
-        device: whose segment to attach.
+        device: whose segment it is.
         slot: the worker's record in the segment.
         sock: the worker's end of its channel to control.
         segment_fd: descriptor of the device's segment.
     """
-    setproctitle(f"mpnet: {device} worker {slot}")
+    setproctitle(process.worker_title(device, slot))
     if perf.PERF:
         perf.write_map()
+    segment = Segment.from_fd(segment_fd, owner=None)
     os.close(segment_fd)
-    segment = Segment.attach(device)
     sock.settimeout(0)
     worker = Worker(segment, slot, Channel(sock, Request))
     record = segment.workers[slot]
     record.pid = os.getpid()
     record.start_ns = time.time_ns()
+    record.start_ticks = process.start_ticks(os.getpid())
     record.heartbeat_ns = time.monotonic_ns()
     _handle_signals(worker)
     try:

@@ -94,7 +94,7 @@ def capture(
             lane_bytes=buffer << 20,
         )["queues"]
         # Only now: what cannot be captured must not cost a file that was there its content.
-        recorder = _Recorder(device, queues, Capture.attach(device), _open(target, stack))
+        recorder = _Recorder(device, queues, Capture.attach(device, client.peer_uid), _open(target, stack))
         _on_signals(recorder.stop)
         try:
             recorder.write(recorder.frames(client.fileno()), count)

@@ -13,12 +13,11 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
 from mpnet.errors import MpnetError
 from mpnet.guest.debian import missing_packages
+from mpnet.segment import shm
 from mpnet.segment.layout import MAX_QUEUE_PAIRS, segment_bytes
-from mpnet.segment.segment import PREFIX, Segment
+from mpnet.segment.segment import header_of, is_served
 from mpnet.segment.segment import names as segment_names
 
 _TUN = Path("/dev/net/tun")
@@ -209,13 +208,18 @@ def check_leftovers() -> Iterator[Finding]:
     found = False
     for name in segment_names():
         try:
-            pid = int(Segment.attach(name).header.control_pid)
-        except (MpnetError, OSError, ValueError):
-            continue  # another version's, or gone by now
-        if not psutil.pid_exists(pid):
+            header = header_of(name)
+        except shm.ForeignError as error:
+            yield Finding("leftovers", Outcome.OPTIONAL, f"not looked at: {error.problem}", error.remedy)
+            continue
+        except MpnetError as error:
+            yield Finding("leftovers", Outcome.OPTIONAL, f"device {name!r}: {error.problem}", error.remedy)
+            continue
+        if not is_served(header):
             found = True
-            detail = f"device {name!r} of the ended process {pid} is still there"
-            yield Finding("leftovers", Outcome.OPTIONAL, detail, f"rm {_SHM}/{PREFIX}{name}")
+            detail = f"device {name!r} of the ended process {int(header.control_pid)} is still there"
+            remedy = "the next 'mpnet run' with that device ends its workers and removes it"
+            yield Finding("leftovers", Outcome.OPTIONAL, detail, remedy)
     if not found:
         yield Finding("leftovers", Outcome.OK, "none")
 

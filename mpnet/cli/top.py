@@ -31,6 +31,9 @@ def top(devices: tuple[str, ...], interval: float, json_stream: bool, count: int
     memory, also when the control process is busy or dead.
     """
     sampler = Sampler(devices)
+    sampler.require()
+    for name, error in sampler.refused.items():
+        click.echo(f"mpnet: warning: device {name} is left out: {error}", err=True)
     if json_stream:
         _stream(sampler, interval, count)
         return

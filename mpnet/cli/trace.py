@@ -16,7 +16,6 @@ import click
 from mpnet.cli.options import complete_device, control_socket
 from mpnet.rpc.management import Client, default_socket_path
 from mpnet.segment.attachments import Attachments
-from mpnet.segment.segment import Segment
 from mpnet.segment.trace import KINDS, NO_SUBJECT, PAIR_KINDS, RING_KINDS, Event, Trace
 
 _POLL_SECONDS = 0.1
@@ -45,14 +44,16 @@ def trace(
     also when the process, or all of mpnet, has crashed.
     """
     with ExitStack() as stack:
-        for name in devices:
-            Segment.attach(name)  # refuses a name that is none
+        attachments = Attachments(devices)
+        attachments.require()
+        for name, error in attachments.refused.items():
+            click.echo(f"mpnet: warning: device {name} is left out: {error}", err=True)
         if bursts:
             client = stack.enter_context(Client(socket or default_socket_path()))
             for name in devices or [each["id"] for each in client.call("device.list")]:
                 client.call("trace.bursts", device=name)
         try:
-            for line in islice(_lines(devices, follow=follow or bursts), count):
+            for line in islice(_lines(attachments, follow=follow or bursts), count):
                 click.echo(json.dumps(line.document()) if as_json else line.text())
         except KeyboardInterrupt:
             return
@@ -123,9 +124,8 @@ class _Line:
         return values
 
 
-def _lines(devices: tuple[str, ...], *, follow: bool) -> Iterator[_Line]:
+def _lines(attachments: Attachments, *, follow: bool) -> Iterator[_Line]:
     """Events of all traces, oldest first; with ``follow`` without end."""
-    attachments = Attachments(devices)
     read: WeakKeyDictionary[Trace, int] = WeakKeyDictionary()
     while True:
         lines: list[_Line] = []

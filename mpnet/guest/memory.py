@@ -39,7 +39,7 @@ class GuestMemory:
         fd: the file, open until ``close``.
 
     Raises:
-        GuestMemoryError: a size, the base or the gap is not a multiple of the page size.
+        GuestMemoryError: a size, the base or the gap is not a multiple of the page size, or /dev/shm is full.
     """
 
     def __init__(self, sizes: Sequence[int], backing: Backing = "memfd", base: int = BASE, gap: int = 0) -> None:
@@ -151,6 +151,15 @@ def _shared_file(backing: Backing, size: int) -> int:
         name = f"/mpnet-guest.{os.getpid()}.{next(_serial)}"
         shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
         shm.unlink()
+        try:
+            # All of it now: a page for which there is no memory when it is touched ends the driver by SIGBUS.
+            os.posix_fallocate(shm.fd, 0, size)
+        except OSError as error:
+            os.close(shm.fd)
+            raise GuestMemoryError(
+                f"no {size} bytes of shared memory for the embedded driver: {error.strerror}",
+                "make room on /dev/shm, give it less memory, or use a memfd",
+            ) from None
         return int(shm.fd)
     fd = os.memfd_create("mpnet-guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)

@@ -24,6 +24,8 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Room for the descriptions of some thousand rings."""
 
 LENGTH = struct.Struct("!I")
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: process, user, group."""
 
 _SYSTEM_FOLDER = Path("/run")
 _TIMEOUT_SECONDS = 30.0
@@ -172,6 +174,12 @@ class Client:
     def fileno(self) -> int:
         """The connection's file descriptor: it can be read when control has hung up."""
         return self._sock.fileno()
+
+    @property
+    def peer_uid(self) -> int:
+        """The user who runs the control process."""
+        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[1])
 
     def call(self, method: str, **params: Any) -> Any:
         """Call a method and give its result, of msgpack's types.

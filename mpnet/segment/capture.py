@@ -17,10 +17,10 @@ from struct import Struct
 from typing import Any, Self
 
 import numpy as np
-import posix_ipc
 
 from mpnet.errors import MpnetError
-from mpnet.segment.layout import CACHE_LINE, PAGE
+from mpnet.segment import shm
+from mpnet.segment.layout import CACHE_LINE, MAX_QUEUE_PAIRS, PAGE
 
 PREFIX = "mpnet-capture."
 MAGIC = 0x706163706E6D
@@ -153,12 +153,20 @@ class Capture:
         unlink(device)
         size = lane_offset(queue_pairs, lane_bytes)
         try:
-            shm = posix_ipc.SharedMemory(f"/{PREFIX}{device}", posix_ipc.O_CREX, mode=0o600, size=size)
+            fd = shm.create(f"{PREFIX}{device}", size, reserve=PAGE)
         except OSError as error:
-            raise MpnetError(f"no {size} bytes of shared memory: {error}", "choose a smaller --buffer") from None
-        memory = mmap.mmap(shm.fd, size)
+            raise MpnetError(
+                f"no {size} bytes of shared memory: {error.strerror or error}",
+                "choose a smaller --buffer, or make room on /dev/shm",
+            ) from None
+        try:
+            memory = mmap.mmap(fd, size)
+        except (OSError, ValueError, OverflowError) as error:
+            os.close(fd)
+            unlink(device)
+            raise MpnetError(f"{size} bytes cannot be mapped: {error}", "choose a smaller --buffer") from None
         np.ndarray((1,), _HEADER, memory)[0] = (MAGIC, queue_pairs, lane_bytes, snaplen)
-        return cls(device, memory), shm.fd
+        return cls(device, memory), fd
 
     def reserve(self, fd: int, pairs: Iterable[int]) -> None:
         """Take memory for the lanes of ``pairs`` now: a worker that found none later would end by SIGBUS.
@@ -176,30 +184,40 @@ class Capture:
                 ) from None
 
     @classmethod
-    def attach(cls, device: str) -> Self:
+    def attach(cls, device: str, owner: int | None = None) -> Self:
         """Map the capture of a device.
 
+        Args:
+            device: whose.
+            owner: the user who runs control; this process's unless given.
+
         Raises:
-            MpnetError: there is none, or it is another version's.
+            MpnetError: there is none, it is somebody else's or another version's.
         """
         try:
-            shm = posix_ipc.SharedMemory(f"/{PREFIX}{device}")
-        except posix_ipc.ExistentialError:
+            fd = shm.open_one(f"{PREFIX}{device}", owner=owner)
+        except shm.MissingError:
             raise MpnetError(f"device {device!r} is not being captured") from None
         try:
-            memory = mmap.mmap(shm.fd, shm.size)
+            size = _size(fd, device)
+            return cls(device, mmap.mmap(fd, size))
         finally:
-            os.close(shm.fd)
-        if int(np.ndarray((1,), _HEADER, memory)[0]["magic"]) != MAGIC:
-            raise MpnetError(
-                f"/{PREFIX}{device} was made by another version of mpnet", "use the command of that version"
-            )
-        return cls(device, memory)
+            os.close(fd)
+
+
+def _size(fd: int, device: str) -> int:
+    """The bytes of a capture, which its header and its file agree on."""
+    data = os.pread(fd, _HEADER.itemsize, 0)
+    header = np.frombuffer(data, _HEADER, 1)[0] if len(data) == _HEADER.itemsize else np.zeros(1, _HEADER)[0]
+    magic, queue_pairs, lane_bytes, _ = (int(value) for value in header)
+    size = os.fstat(fd).st_size
+    if magic != MAGIC or not 1 <= queue_pairs <= MAX_QUEUE_PAIRS or size != lane_offset(queue_pairs, lane_bytes):
+        raise MpnetError(
+            f"/{PREFIX}{device} was made by another version of mpnet", "use the command of that version"
+        )
+    return size
 
 
 def unlink(device: str) -> None:
     """Remove the capture of a device, if there is one; mappings live on until their processes end."""
-    try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{device}")
-    except posix_ipc.ExistentialError:
-        return
+    shm.unlink(f"{PREFIX}{device}")

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 4
+VERSION = 5
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
+BOOT_ID_BYTES = 40
 SPILL_BYTES = 80 * 1024
 """A whole frame of the TAP: 64 KiB of GSO payload, its headers and the virtio-net header, in whole pages."""
 
@@ -122,6 +123,8 @@ _HEADER_FIELDS = [
     ("version", "i8"),
     ("queue_pairs", "i8"),
     ("control_pid", "i8"),
+    ("control_start_ticks", "i8"),  # ticks since the boot: ``segment.process`` tells it from a later process
+    ("boot_id", f"S{BOOT_ID_BYTES}"),
     ("name", f"S{NAME_BYTES}"),
     ("features", "u8"),
     ("offered_features", "u8"),
@@ -162,6 +165,7 @@ _RING_FIELDS = [
 _WORKER_FIELDS = [
     ("pid", "i8"),
     ("start_ns", "i8"),  # CLOCK_REALTIME
+    ("start_ticks", "i8"),  # ticks since the boot, as the header's
     ("heartbeat_ns", "i8"),  # CLOCK_MONOTONIC
     ("first_packet_ns", "i8"),  # CLOCK_MONOTONIC
     ("wakeups", "i8"),

@@ -2,18 +2,20 @@
 
 import mmap
 import os
-from pathlib import Path
+import re
+import weakref
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-import posix_ipc
 
 from mpnet.errors import MpnetError
-from mpnet.segment import layout
+from mpnet.segment import layout, process, shm
 from mpnet.segment.trace import Trace
 
 PREFIX = "mpnet."
-_SHM_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", re.ASCII)
+"""Of a device: a file of another name is nobody's segment."""
 
 
 class Segment:
@@ -29,6 +31,8 @@ class Segment:
         workers: ``layout.WORKER`` records, shape ``(queue_pairs,)``.
         traces: what each worker did last, by slot, and at the end what control did.
     """
+
+    _close: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, name: str, memory: mmap.mmap, queue_pairs: int) -> None:
         self.name = name
@@ -55,66 +59,66 @@ class Segment:
         """
         size = layout.segment_bytes(queue_pairs)
         try:
-            shm = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=0o600, size=size)
-        except posix_ipc.ExistentialError:
+            # All of it now: a worker that found none left later would end by SIGBUS.
+            fd = shm.create(f"{PREFIX}{name}", size)
+        except FileExistsError:
             raise MpnetError(
                 f"shared memory /{PREFIX}{name} exists already",
                 f"another mpnet serves device {name!r}; stop it or choose another id",
             ) from None
-        except (OSError, posix_ipc.PermissionsError) as error:
+        except OSError as error:
             raise _no_memory(name, size, error) from None
         try:
-            # All of it now: a worker that found none left later would end by SIGBUS.
-            os.posix_fallocate(shm.fd, 0, size)
-            segment = cls(name, mmap.mmap(shm.fd, size), queue_pairs)
+            segment = cls(name, mmap.mmap(fd, size), queue_pairs)
         except OSError as error:
-            os.close(shm.fd)
+            os.close(fd)
             unlink(name)
             raise _no_memory(name, size, error) from None
-        segment.fd = shm.fd
+        segment.fd = fd
+        segment._close = weakref.finalize(segment, os.close, fd)
         header = segment.header
         header.version, header.queue_pairs, header.name = layout.VERSION, queue_pairs, name.encode()
-        header.control_pid = os.getpid()
+        header.control_pid, header.control_start_ticks = os.getpid(), process.start_ticks(os.getpid())
+        header.boot_id = process.boot_id()
         header.magic = layout.MAGIC
         return segment
 
     @classmethod
     def attach(cls, name: str) -> Self:
-        """Map the segment of a device that is being served.
+        """Map the segment of a device that is being served by this user.
 
         Raises:
-            MpnetError: there is none, or it is not one of this version of mpnet.
+            MpnetError: there is none, it is not this user's, or not one of this version of mpnet.
         """
+        fd = open_segment(name)
         try:
-            shm = posix_ipc.SharedMemory(f"/{PREFIX}{name}")
-        except posix_ipc.ExistentialError:
-            raise MpnetError(
-                f"there is no shared memory /{PREFIX}{name}", "is the device served? see 'mpnet device list'"
-            ) from None
-        except posix_ipc.PermissionsError:
-            raise MpnetError(
-                f"no permission to map the shared memory /{PREFIX}{name}",
-                "run the command as the user who runs 'mpnet run'",
-            ) from None
-        try:
-            memory = mmap.mmap(shm.fd, shm.size)
+            segment = cls.from_fd(fd, owner=os.geteuid())
         finally:
-            os.close(shm.fd)
-        header = np.frombuffer(memory, layout.HEADER, 1)[0]
-        if (int(header["magic"]), int(header["version"])) != (layout.MAGIC, layout.VERSION):
-            raise MpnetError(
-                f"/{PREFIX}{name} has the mark {int(header['magic']):#x} version {int(header['version'])}, "
-                f"expected {layout.MAGIC:#x} version {layout.VERSION}",
-                "it was made by another version of mpnet: restart that one",
-            )
-        return cls(name, memory, int(header["queue_pairs"]))
+            os.close(fd)
+        if segment.name != name:
+            raise MpnetError(f"/{PREFIX}{name} is the shared memory of device {segment.name!r}")
+        return segment
+
+    @classmethod
+    def from_fd(cls, fd: int, *, owner: int | None) -> Self:
+        """Map a segment by its descriptor, which stays the caller's.
+
+        Args:
+            fd: of the segment.
+            owner: the user whose it must be; None where the descriptor itself came from control.
+
+        Raises:
+            MpnetError: it is somebody else's, is no segment, or one of another version of mpnet.
+        """
+        shm.check(fd, "its descriptor", owner)
+        name, queue_pairs = read_mark(fd)
+        return cls(name, mmap.mmap(fd, layout.segment_bytes(queue_pairs)), queue_pairs)
 
     def unlink(self) -> None:
-        """Remove the name; mappings live on until their processes end."""
+        """Remove the name and close the descriptor; mappings live on until their processes end."""
         unlink(self.name)
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self.fd = -1
+        self._close()
 
     def spill_address(self, pair: int) -> int:
         """Address of the spill of a queue pair: ``layout.SPILL_BYTES`` bytes."""
@@ -129,30 +133,107 @@ class Segment:
         return self.address + layout.log_offset(self.queue_pairs, ring)
 
 
-def _no_memory(name: str, size: int, error: Exception) -> MpnetError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
+def _no_memory(name: str, size: int, error: OSError) -> MpnetError:
     return MpnetError(
-        f"no {size} bytes of shared memory for device {name!r} in {_SHM_FOLDER}: {reason}",
-        f"make room there or have it writable, see 'df {_SHM_FOLDER}'; a container gets more by --shm-size",
+        f"no {size} bytes of shared memory for device {name!r} in {shm.FOLDER}: {error.strerror or error}",
+        f"make room there or have it writable, see 'df {shm.FOLDER}'; a container gets more by --shm-size",
     )
+
+
+def open_segment(name: str, *, owner: int | None = None, read_only: bool = False) -> int:
+    """Open the segment of a device, not yet looked into; the descriptor is the caller's.
+
+    Args:
+        name: of the device.
+        owner: the user whose it must be; this process's unless given.
+        read_only: it shall only be read.
+
+    Raises:
+        MpnetError: there is none, or it is not that user's.
+    """
+    try:
+        return shm.open_one(f"{PREFIX}{name}", owner=owner, read_only=read_only)
+    except shm.MissingError as error:
+        raise shm.MissingError(error.problem, "is the device served? see 'mpnet device list'") from None
+
+
+def read_header(fd: int) -> Any:
+    """Copy the header of a segment, which need not be mapped: one ``layout.HEADER`` record.
+
+    Raises:
+        MpnetError: it is no segment, or one of another version of mpnet.
+    """
+    data = os.pread(fd, layout.HEADER.itemsize, 0)
+    if len(data) < layout.HEADER.itemsize:
+        raise MpnetError(f"{len(data)} bytes of shared memory, expected a device's", "is it being made just now?")
+    header = np.frombuffer(data, layout.HEADER, 1).view(np.recarray)[0]
+    if (int(header.magic), int(header.version)) != (layout.MAGIC, layout.VERSION):
+        raise MpnetError(
+            f"shared memory has the mark {int(header.magic):#x} version {int(header.version)}, "
+            f"expected {layout.MAGIC:#x} version {layout.VERSION}",
+            f"another version of mpnet made it: stop that one, or if it is gone, rm {shm.FOLDER}/{PREFIX}…",
+        )
+    return header
+
+
+def read_mark(fd: int) -> tuple[str, int]:
+    """Give the device and the queue pairs of a segment that has exactly their size, without mapping it.
+
+    Raises:
+        MpnetError: it is no segment, or one of another version of mpnet.
+    """
+    header = read_header(fd)
+    queue_pairs, size = int(header.queue_pairs), os.fstat(fd).st_size
+    if not 1 <= queue_pairs <= layout.MAX_QUEUE_PAIRS:
+        raise MpnetError(f"shared memory of {queue_pairs} queue pairs, expected 1 to {layout.MAX_QUEUE_PAIRS}")
+    if size != layout.segment_bytes(queue_pairs):
+        raise MpnetError(
+            f"shared memory of {size} bytes, expected {layout.segment_bytes(queue_pairs)} for {queue_pairs} "
+            "queue pairs"
+        )
+    return header.name.decode(errors="replace"), queue_pairs
+
+
+def header_of(name: str) -> Any:
+    """Copy the header of this user's segment of a device, without mapping it.
+
+    Raises:
+        MpnetError: as ``Segment.attach``.
+    """
+    fd = open_segment(name, read_only=True)
+    try:
+        read_mark(fd)
+        return read_header(fd)
+    finally:
+        os.close(fd)
+
+
+def is_served(header: Any) -> bool:
+    """Whether the control process that a segment names still lives."""
+    return process.lives(int(header.control_pid), int(header.control_start_ticks), bytes(header.boot_id))
 
 
 def unlink(name: str) -> None:
     """Remove the segment of a device, if there is one."""
-    try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
-    except posix_ipc.ExistentialError:
-        return
+    shm.unlink(f"{PREFIX}{name}")
 
 
 def identity(name: str) -> int | None:
     """Tell one segment of a device from the next of that name; None where there is none."""
-    try:
-        return (_SHM_FOLDER / f"{PREFIX}{name}").stat().st_ino
-    except FileNotFoundError:
-        return None
+    return shm.identity(f"{PREFIX}{name}")
+
+
+def owner(name: str) -> int | None:
+    """The user whose the segment of a device is; None where there is none."""
+    return shm.owner(f"{PREFIX}{name}")
+
+
+def exists(name: str) -> bool:
+    """Whether the name of a device's segment is taken, by whomever."""
+    return shm.exists(f"{PREFIX}{name}")
 
 
 def names() -> list[str]:
-    """Devices that have a segment on this machine, served or left behind."""
-    return sorted(path.name.removeprefix(PREFIX) for path in _SHM_FOLDER.glob(f"{PREFIX}*"))
+    """Devices of whatever user that have a segment on this machine, served or left behind."""
+    found = (path.name.removeprefix(PREFIX) for path in shm.FOLDER.glob(f"{PREFIX}*"))
+    return sorted(name for name in found if _NAME.fullmatch(name))

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 import psutil
 
+from mpnet.errors import MpnetError
 from mpnet.segment.attachments import Attachments
 from mpnet.segment.layout import DropReason, Fault, Negotiation, RingState, workers_of
-from mpnet.segment.segment import Segment
+from mpnet.segment.segment import Segment, is_served
 
 
 class DirectionRates(msgspec.Struct, kw_only=True):
@@ -163,6 +164,15 @@ class Sampler:
         self._before: dict[str, _Counters] = {}
         self._at = 0.0
 
+    def require(self) -> None:
+        """Refuse where there is nothing to see, as ``Attachments.require``."""
+        self._attachments.require()
+
+    @property
+    def refused(self) -> dict[str, MpnetError]:
+        """Why a device that is there was not in the last look."""
+        return self._attachments.refused
+
     def sample(self) -> Snapshot:
         """Give the rates since the last call; a device that is new, or new again, has none yet."""
         now = time.monotonic()
@@ -215,7 +225,7 @@ def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> D
         )
         for pair in range(pairs)
     ]
-    served = psutil.pid_exists(int(header.control_pid))
+    served = is_served(header)
     return DeviceRates(
         device=name,
         state=Negotiation(int(header.negotiation)).name.lower() if served else "orphaned",
