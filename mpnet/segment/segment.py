@@ -16,6 +16,7 @@ from mpnet.segment.trace import Trace
 PREFIX = "mpnet."
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}", re.ASCII)
 """Of a device: a file of another name is nobody's segment."""
+_NO_SEGMENT = f"if no mpnet uses it, remove it from {shm.FOLDER}"
 
 
 class Segment:
@@ -185,11 +186,14 @@ def read_mark(fd: int) -> tuple[str, int]:
     header = read_header(fd)
     queue_pairs, size = int(header.queue_pairs), os.fstat(fd).st_size
     if not 1 <= queue_pairs <= layout.MAX_QUEUE_PAIRS:
-        raise MpnetError(f"shared memory of {queue_pairs} queue pairs, expected 1 to {layout.MAX_QUEUE_PAIRS}")
+        raise MpnetError(
+            f"shared memory of {queue_pairs} queue pairs, expected 1 to {layout.MAX_QUEUE_PAIRS}", _NO_SEGMENT
+        )
     if size != layout.segment_bytes(queue_pairs):
         raise MpnetError(
             f"shared memory of {size} bytes, expected {layout.segment_bytes(queue_pairs)} for {queue_pairs} "
-            "queue pairs"
+            "queue pairs",
+            _NO_SEGMENT,
         )
     return header.name.decode(errors="replace"), queue_pairs
 
