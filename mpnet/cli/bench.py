@@ -2,14 +2,17 @@
 
 import tempfile
 from contextlib import nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 from rich.console import Console
+from rich.markup import escape
 
-from mpnet.bench.case import NAMES
+from mpnet.bench.case import CASES, NAMES
 from mpnet.cli.options import json_output, print_json
 from mpnet.cli.sheet import Column, Sheet, console
 from mpnet.cli.trials import follow, write_columns
@@ -26,14 +29,58 @@ _PEERS = ("limit", "qemu", "dpdk")
 """Told here too: the systems take half a second to import."""
 
 
+class CaseName(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic from click 8.4 on
+    """A case, or what several begin with; all of them are too many to list in a line."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take a name that there is."""
+        if value not in NAMES:
+            close = get_close_matches(value, NAMES, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "'mpnet bench --list' tells them"
+            self.fail(f"there is no case {value!r}: {hint}", param, ctx)
+        return value
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete one that there is."""
+        return [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
+
+
+def _list_cases(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    sheet = Sheet(Column("case", key=True), Column("", wrap=True))
+    for case in CASES.values():
+        sheet.add(case.name, escape(case.about))
+    console().print(sheet)
+    ctx.exit()
+
+
 @click.command()
 @click.option(
     "--case",
     "cases",
     multiple=True,
-    type=click.Choice(NAMES),
+    type=CaseName(),
     envvar="MPNET_CASE",
-    help="Run only this; again for more.",
+    help="Run only this, or what begins so, as tx, rtt or ring-64; again for more. --list tells them.",
+)
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_cases,
+    help="List the cases and leave.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    envvar="MPNET_QUICK",
+    help="One turn of mpnet alone, and one line: a first impression, in seconds.",
 )
 @click.option(
     "--peer",
@@ -74,7 +121,7 @@ def bench(ctx: click.Context, /, output: Path | None, as_json: bool, **chosen: A
 
     A ratio above 1 says that mpnet is that many times better, for time and cost too. Nothing outside the bench's
     own network namespace is touched, and nothing is left behind. A peer that fails is left out and named, and the
-    exit status is then 1.
+    exit status is then 1. For a first impression in a line: mpnet bench --quick.
     """
     talk = Console(stderr=True, highlight=False)
     # Only here: the systems take half a second to import.
@@ -97,6 +144,8 @@ def bench(ctx: click.Context, /, output: Path | None, as_json: bool, **chosen: A
         talk.print(f"next: mpnet experiment report {output}", soft_wrap=True)
     if as_json:
         print_json(whole)
+    elif chosen["quick"]:
+        click.echo(_line(whole))
     else:
         _print(whole)
     ctx.exit(1 if failed(records) else 0)
@@ -134,6 +183,13 @@ def _print(whole: dict[str, Any]) -> None:
     for name, reason in environment["skipped"].items():
         screen.print(f"left out: {name}: {reason}", soft_wrap=True)
     screen.print(_where(environment), soft_wrap=True)
+
+
+def _line(whole: dict[str, Any]) -> str:
+    """All figures in one line."""
+    figures = [f"{each['case']} {_number(each['median'])} {each['unit']}" for each in whole["results"]]
+    seconds = whole["environment"]["flags"]["duration"]
+    return f"{', '.join(figures)} (mpnet, one turn of {seconds:g} s each)"
 
 
 def _cells(result: dict[str, Any]) -> list[str]:

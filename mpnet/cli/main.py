@@ -1,6 +1,7 @@
 """The ``mpnet`` command: finds subcommands without importing them and prints errors on one line."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import IO, Any
@@ -8,6 +9,7 @@ from typing import IO, Any
 import click
 
 import mpnet
+from mpnet.cli.streams import checked_streams
 from mpnet.errors import MpnetError
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -75,4 +77,9 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the ``mpnet`` program."""
-    cli(prog_name="mpnet")
+    try:
+        with checked_streams():
+            cli(prog_name="mpnet")
+    except MpnetError as error:
+        CommandError(str(error)).show()
+        sys.exit(1)

@@ -24,7 +24,7 @@ def read_file(path: Path) -> Layer:
             names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of other systems mark UTF-8
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None

@@ -17,6 +17,8 @@ from mpnet.errors import MpnetError
 from mpnet.experiment.record import Machine, Record
 from mpnet.experiment.sweep import Sweep, parse
 
+QUICK = ("tx-64-flows", "tx-tso", "rx-tso", "rtt-interrupt")
+"""What tells of a device in a line: frames, bytes both ways, and latency."""
 SCHEMA = 1
 """Version of ``Document``."""
 
@@ -30,12 +32,14 @@ class Choice:
         peers: names; empty for all that are on this machine.
         rounds: measured, after one that is not.
         duration: seconds of each turn.
+        quick: mpnet alone, one turn of each; of a few cases where none is named.
     """
 
     cases: tuple[str, ...]
     peers: tuple[str, ...]
     rounds: int
     duration: float
+    quick: bool = False
 
 
 class Environment(msgspec.Struct, kw_only=True):
@@ -112,8 +116,8 @@ def benchmark(choice: Choice) -> Benchmark:
     Raises:
         MpnetError: something that was asked for cannot be run here.
     """
-    systems, skipped = _systems(choice.peers)
-    cases = chosen(choice.cases)
+    systems, skipped = ([OURS], {}) if choice.quick else _systems(choice.peers)
+    cases = chosen(choice.cases or (QUICK if choice.quick else ()))
     if reason := linux.missing() if any(case.in_linux for case in cases) else "":
         without = [case.name for case in cases if case.in_linux]
         if choice.cases:
@@ -152,7 +156,7 @@ def _text(choice: Choice, trials: Sequence[tuple[Case, System]]) -> str:
 [sweep]
 name = "mpnet bench"
 question = "How does mpnet compare with its peers?"
-replicates = {choice.rounds}
+replicates = {1 if choice.quick else choice.rounds}
 seconds = {choice.duration}
 warm-up = {choice.duration}
 """

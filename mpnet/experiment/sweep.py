@@ -86,7 +86,7 @@ def read(path: Path) -> Sweep:
             range or does not go together; names file, line and remedy.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of other systems mark UTF-8
     except OSError as error:
         raise ConfigError(
             f"cannot read the sweep {path}: {error.strerror}", f"'mpnet experiment new {path}' writes one"
