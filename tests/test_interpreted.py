@@ -12,7 +12,14 @@ TESTS = Path(__file__).parent
 
 @pytest.mark.parametrize(
     "name",
-    ["test_chain.py", "test_coalesce.py", "test_datapath.py", "test_segmentation.py", "test_without_tap.py"],
+    [
+        "test_chain.py",
+        "test_coalesce.py",
+        "test_datapath.py",
+        "test_segmentation.py",
+        "test_stepping.py",
+        "test_without_tap.py",
+    ],
 )
 def test_interpreted(name: str) -> None:
     result = subprocess.run(

@@ -244,8 +244,6 @@ def _deliver_spilled(ctx: Context, index: int) -> int:
     ring.expected = length
     if ring.offloads:
         ring.staged = 0
-    else:
-        complete_frame(ring.spill, ring.header_bytes, length)
     extend_window(ctx, index, length)
     if ctx.window[0].bytes < length:
         outcome = _no_room(ctx, index)
@@ -257,7 +255,10 @@ def _deliver_spilled(ctx: Context, index: int) -> int:
     if ring.header_bytes == _LONG_HEADER:
         store_u16(ring.spill + NUM_BUFFERS, buffers)
     shared.gso_packets += load_u8(ring.spill + GSO_TYPE) != 0
-    scatter(ctx, begin, 0, ring.spill, length)
+    if ring.offloads:
+        scatter(ctx, begin, 0, ring.spill, length)
+    else:
+        complete_frame(ctx, index, begin, length)
     shared.spilled = 0
     return int(length - ring.header_bytes)
 
@@ -288,10 +289,13 @@ def _deliver_segment(ctx: Context, index: int) -> int:
         outcome = _no_room(ctx, index)
         if outcome == _BLOCKED:
             return outcome
-    shared.spill_done = done + packet.gso_size
-    if shared.spill_done >= packet.payload or outcome == _FAULT:
+    done += packet.gso_size
+    if done >= packet.payload or outcome == _FAULT:
+        # The one store that says so: a replacement would go on behind the end.
         shared.spilled = 0
         packet.known = 0
+    else:
+        shared.spill_done = done
     return int(outcome)
 
 

@@ -176,7 +176,9 @@ def write_segment(ctx: Context, index: int, begin: int, buffers: int, done: int)
     _finish_transport(packet, frame + packet.transport, done, packet.headers - packet.transport + size)
     payload = ring.spill + headers + done
     if not ring.offloads:
-        complete_checksum(frame, packet.transport, _checksum_at(packet), packet.headers, payload, size)
+        offset = _checksum_at(packet)
+        total = finished_checksum(frame, packet.transport, offset, packet.headers, payload, size)
+        store_be16(frame + packet.transport + offset, total)
     scatter(ctx, begin, 0, packet.template, headers)
     scatter(ctx, begin, headers, payload, size)
 
@@ -212,35 +214,40 @@ def _finish_transport(packet: Any, transport: int, done: int, length: int) -> No
 
 
 @compiled
-def complete_checksum(frame: int, start: int, offset: int, headers: int, payload: int, size: int) -> None:
-    """Finish a partial checksum.
+def finished_checksum(frame: int, start: int, offset: int, headers: int, payload: int, size: int) -> int:
+    """What a partial checksum becomes.
 
     Args:
         frame: address of the frame, as far as it is not payload.
         start: where in it summing starts.
         offset: where behind that the checksum is.
-        headers: bytes of the frame that are there, an even number behind ``start``.
+        headers: bytes of the frame that are there, an even number behind ``start`` if there is more.
         payload: address of the rest.
         size: bytes of the rest.
     """
     total = fold(sum_bytes(frame + start, headers - start) + sum_bytes(payload, size)) ^ 0xFFFF
     # UDP's zero means that there is none.
-    store_be16(frame + start + offset, 0xFFFF if total == 0 and offset == _UDP_CHECKSUM else total)
+    return 0xFFFF if total == 0 and offset == _UDP_CHECKSUM else total
 
 
 @compiled
-def complete_frame(header: int, header_bytes: int, length: int) -> None:
-    """Finish a frame's checksum, where that was left to the receiver, and its header with it.
+def complete_frame(ctx: Context, index: int, begin: int, length: int) -> None:
+    """Write the spill's frame of ``length`` bytes, header included, for a driver without GUEST_CSUM.
 
-    Args:
-        header: address of its virtio-net header, the frame behind it; not the guest's memory.
-        header_bytes: of that header.
-        length: of both.
+    Its checksum is finished, where that was left to the receiver, and its header says so. The spill stays as it
+    is: should this worker die, the next one begins with it again.
     """
-    start = load_u16(header + CSUM_START)
-    offset = load_u16(header + CSUM_OFFSET)
-    octets = length - header_bytes
-    if load_u8(header + FLAGS) & F_NEEDS_CSUM and start + offset + 2 <= octets:
-        complete_checksum(header + header_bytes, start, offset, octets, 0, 0)
+    ring = ctx.rings[index]
+    header = ctx.worker[0].header
+    frame = ring.spill + ring.header_bytes
+    octets = length - ring.header_bytes
+    start = load_u16(ring.spill + CSUM_START)
+    offset = load_u16(ring.spill + CSUM_OFFSET)
+    copy(header, ring.spill, ring.header_bytes)
     store_u8(header + FLAGS, 0)
     store_u32(header + CSUM_START, 0)
+    scatter(ctx, begin, 0, header, ring.header_bytes)
+    scatter(ctx, begin, ring.header_bytes, frame, octets)
+    if load_u8(ring.spill + FLAGS) & F_NEEDS_CSUM and start + offset + 2 <= octets:
+        store_be16(header, finished_checksum(frame, start, offset, octets, 0, 0))
+        scatter(ctx, begin, ring.header_bytes + start + offset, header, 2)
