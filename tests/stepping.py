@@ -1,10 +1,10 @@
 """An interpreted worker that is stopped before any one of its stores to shared or guest memory, and replaced.
 
 A *step* is what a driver or a replacement can see: a store to guest memory, to the segment or to one of its
-records, the second half of a copy there, and a system call that writes, reads or signals. Counters are left out:
-nobody goes on from them. Whoever dies, dies between two steps; so a run that is repeated with each of its steps as
-the last one of the first worker has met every way to die. It takes MPNET_JIT=0, where every access is a call that
-can be replaced.
+records, the second half of a copy there, and a system call that writes, reads or signals. Counters are left
+out: nobody goes on from them. Whoever dies, dies between two steps: so a run that is repeated, with each of
+its steps as the last one of the first worker, has met every way to die. It takes MPNET_JIT=0, where every
+access is a call that can be replaced.
 """
 
 import contextlib
