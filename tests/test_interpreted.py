@@ -13,6 +13,7 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize(
     "name",
     [
+        "test_bounds.py",
         "test_chain.py",
         "test_coalesce.py",
         "test_datapath.py",

@@ -41,6 +41,8 @@ class Harness:
 
     Attributes:
         tap: our end of the "TAP": every frame is a packet with a 12-byte virtio-net header.
+        coalescing: ``gro`` of the rings that are started next.
+        segmenting: ``gso`` likewise.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Harness:
         backend: str = "tap",
     ) -> None:
         self._backend = backend
+        self.coalescing = self.segmenting = True
         self.features = features
         self.memory = GuestMemory(sizes, backing)
         self.rx = Queue(self.memory, 0, entries, features=features, polled=polled)
@@ -156,8 +159,8 @@ class Harness:
             kick=ring.kick_fd is not None,
             call=ring.call_fd is not None,
             err=ring.err_fd is not None,
-            coalesce=True,
-            segment=True,
+            coalesce=self.coalescing,
+            segment=self.segmenting,
             base=base,
         )
         return self.ask(spec, fds)
