@@ -1,11 +1,14 @@
 """Who is at the other end of a Unix socket."""
 
+import pwd
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from mpnet.errors import ConfigError
 from mpnet.foreign import readable
 
 _UCRED = struct.Struct("3i")
@@ -35,3 +38,21 @@ class Peer:
         except OSError:
             name = ""
         return cls(pid, uid, name)
+
+
+def uids(users: Iterable[str]) -> frozenset[int]:
+    """Look users up, each a name or a number.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    return frozenset(_uid(user) for user in users)
+
+
+def _uid(user: str) -> int:
+    if user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ConfigError(f"there is no user {user!r}", "name users of this host, or their numbers") from None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from mpnet.control import sharing
+from mpnet.control.budget import Budget
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError
@@ -21,6 +22,8 @@ from mpnet.vhost_user.messages import Message, Request
 _MOST_FDS = 253
 """SCM_MAX_FD of Linux: none is cut off, so that the framer sees and refuses too many."""
 _SEND_SECONDS = 5.0
+_MESSAGE_SECONDS = 5.0
+"""For the rest of a message that has begun, and for the first one of a front-end that keeps others out."""
 
 
 class SessionEndedError(Exception):
@@ -33,13 +36,19 @@ class Session:
     Args:
         device: what it attaches to; it has no other session.
         sock: the connection, non-blocking; the session owns it from here on.
+        budget: of the event loop's time, which ``metered`` notes; between two messages the session keeps to it.
+        patient: wait for the first message for as long as it takes: nobody else is waiting.
     """
 
-    def __init__(self, device: Device, sock: socket.socket) -> None:
+    def __init__(
+        self, device: Device, sock: socket.socket, budget: Budget | None = None, *, patient: bool = False
+    ) -> None:
         self._device = device
         self._sock = sock
+        self._budget = budget or Budget()
+        self._patient = patient
         self._framer = Framer()
-        self._hung_up = False
+        self._hung_up = asyncio.Event()
         self._told_of_memory = False
         self.ending = False
         """Whether the front-end has left and the device is being freed of it."""
@@ -62,8 +71,10 @@ class Session:
                 begun = time.monotonic_ns()
                 await self._answer(message)
                 self._count(time.monotonic_ns() - begun)
+                self._patient = True
+                await self._give_way()
         except SessionEndedError as end:
-            reason = "the device is being stopped" if self._hung_up else self._why(str(end))
+            reason = "the device is being stopped" if self._hung_up.is_set() else self._why(str(end))
         finally:
             self.ending = True
             self.fruitless = device.backend.features == 0
@@ -84,7 +95,7 @@ class Session:
 
     def hang_up(self) -> None:
         """Have ``run`` come to its end; unlike cancelling it, this leaves nothing half done."""
-        self._hung_up = True
+        self._hung_up.set()
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -95,7 +106,7 @@ class Session:
                     self._sock, self._framer.wanted, _MOST_FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                await _readable(self._sock)
+                await self._until_readable()
                 continue
             except ConnectionError as error:
                 raise SessionEndedError(error.strerror) from error
@@ -108,6 +119,22 @@ class Session:
                 raise SessionEndedError(str(error)) from error
             if message:
                 return message
+
+    async def _until_readable(self) -> None:
+        waits = self._patient and not self._framer.midway
+        try:
+            async with asyncio.timeout(None if waits else _MESSAGE_SECONDS):
+                await readable(self._sock)
+        except TimeoutError:
+            what = "the rest of its message" if self._framer.midway else "its first message"
+            raise SessionEndedError(f"{what} did not come for {_MESSAGE_SECONDS:g} s") from None
+
+    async def _give_way(self) -> None:
+        """Let others have the event loop, for as long as this front-end has used more than its share."""
+        await asyncio.sleep(0)
+        if debt := self._budget.debt:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hung_up.wait(), debt)
 
     async def _answer(self, message: Message) -> None:
         """Have the machine and the device carry out one message."""
@@ -190,7 +217,8 @@ class Session:
         self._sock.close()
 
 
-async def _readable(sock: socket.socket) -> None:
+async def readable(sock: socket.socket) -> None:
+    """Wait until something can be read of a socket, or its end."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(sock, ready.set)

@@ -48,6 +48,7 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         gso=draw(st.booleans()),
         poll_us=draw(st.integers(0, 10_000)),
         client=draw(st.booleans()),
+        users=draw(st.sampled_from([(), ("0",), ("libvirt-qemu", "64055")])),
     )
 
 
@@ -194,3 +195,9 @@ def test_an_inherited_socket_is_a_descriptor():
 
 def test_the_segment_has_room_for_every_device():
     assert layout.MAX_QUEUE_PAIRS == MAX_QUEUE_PAIRS
+
+
+def test_users_are_names_or_numbers() -> None:
+    assert parse_device(BASE + ",users=libvirt-qemu+64055").users == ("libvirt-qemu", "64055")
+    with pytest.raises(PlacedError, match=r"users has '', expected names or numbers of users"):
+        parse_device(BASE + ",users=root+")

@@ -35,12 +35,14 @@ def test_a_whole_file_is_read(load):
         + DEVICE
         + 'queue-pairs = 4\nworkers = 2\ncpus = [0, 2]\nmac = "52:54:00:12:34:56"\nmtu = 9000\ncreate = true\n'
         + DEVICE.replace("0", "1")
-        + 'cpus = "0-3,8"\nclient = true\n'
+        + 'cpus = "0-3,8"\nclient = true\nusers = ["qemu", "0"]\n'
     )
     assert chosen.control == ControlConfig(socket="/run/c", metrics="[::1]:9464", log_format="json")
     first, second = chosen.devices
     assert (first.queue_pairs, first.workers, first.cpus, first.mtu, first.create) == (4, 2, (0, 2), 9000, True)
-    assert second == DeviceConfig(id="net1", tap="tap1", socket="/run/net1", cpus=(0, 1, 2, 3, 8), client=True)
+    assert second == DeviceConfig(
+        id="net1", tap="tap1", socket="/run/net1", cpus=(0, 1, 2, 3, 8), client=True, users=("qemu", "0")
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ FD_PREFIX = "fd:"
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _FD = re.compile(r"fd:\d{1,6}", re.ASCII)
+_USER = re.compile(r"[^\s:/+,]+")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _TAP_FORBIDDEN = re.compile(r"[/:%\s\x00-\x1f\x7f]")
 
@@ -53,6 +54,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         poll_us: microseconds that a worker may go on looking for work before it sleeps, adapted to whether that
             pays; 0 for none.
         client: connect to the front-end's socket instead of listening on it.
+        users: whose front-ends may attach, by name or number, beside root's; empty for all who reach the socket.
 
     Raises:
         FieldError: a value out of range.
@@ -73,6 +75,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     engine: str = "auto"
     poll_us: int = 0
     client: bool = False
+    users: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_id(self.id)
@@ -81,6 +84,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check_range("queue_pairs", self.queue_pairs, 1, MAX_QUEUE_PAIRS)
         _check_workers(self.workers, self.queue_pairs)
         _check_cpus(self.cpus)
+        _check_users(self.users)
         _check_engine(self.engine)
         _check_range("poll_us", self.poll_us, 0, MAX_POLL_US)
         if self.mac:
@@ -181,6 +185,16 @@ def _check_cpus(cpus: tuple[int, ...]) -> None:
     if len(set(cpus)) < len(cpus):
         twice = next(cpu for cpu in cpus if cpus.count(cpu) > 1)
         raise FieldError("cpus", f"cpus names processor {twice} twice, expected each once")
+
+
+def _check_users(users: tuple[str, ...]) -> None:
+    for user in users:
+        if not _USER.fullmatch(user):
+            raise FieldError(
+                "users",
+                f"users has {user!r}, expected names or numbers of users",
+                "as in users=libvirt-qemu+64055",
+            )
 
 
 def _check_engine(value: str) -> None:

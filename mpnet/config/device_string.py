@@ -93,6 +93,7 @@ def parse_device(text: str, source: str = "--device") -> DeviceConfig:
     """Read a device string.
 
     ``cpus`` takes numbers and ranges with ``+`` between them (``cpus=0-3+8``), as a comma ends the word;
+    so does ``users`` with names and numbers of users;
     ``create``, ``gro``, ``gso`` and ``client`` take ``on`` or ``off``.
 
     Raises:
@@ -115,5 +116,5 @@ def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return format_cpus(value)
+        return "+".join(value) if isinstance(value[0], str) else format_cpus(value)
     return str(value)

@@ -60,13 +60,15 @@ def read_text(field: msgspec.structs.FieldInfo, text: str) -> Any:
 
 
 def read_object(field: msgspec.structs.FieldInfo, value: Any) -> Any:
-    """Turn a value of a TOML file into the field's type; processors may be a string as well as a list.
+    """Turn a value of a TOML file into the field's type; processors and users may be a string as well as a list.
 
     Raises:
         FieldError: the value is none of that type.
     """
     if field.type == tuple[int, ...] and isinstance(value, str):
         return parse_cpus(value)
+    if field.type == tuple[str, ...] and isinstance(value, str):
+        return _words(field, value)
     try:
         return msgspec.convert(value, field.type)
     except msgspec.ValidationError as error:
@@ -93,6 +95,10 @@ def _cpus(_field: msgspec.structs.FieldInfo, text: str) -> tuple[int, ...]:
     return parse_cpus(text)
 
 
+def _words(_field: msgspec.structs.FieldInfo, text: str) -> tuple[str, ...]:
+    return tuple(text.split("+"))
+
+
 _READERS: Mapping[Any, Callable[[msgspec.structs.FieldInfo, str], Any]] = MappingProxyType(
-    {str: _string, int: _integer, bool: _switch, tuple[int, ...]: _cpus}
+    {str: _string, int: _integer, bool: _switch, tuple[int, ...]: _cpus, tuple[str, ...]: _words}
 )
