@@ -12,6 +12,7 @@ import pytest
 from mpnet.control.describe import describe_device
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError, ProtocolError
+from mpnet.tap import ioctls, tap
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, BackendRequest, Request
 from mpnet.virtio.config_space import LinkStatus, NetConfig
@@ -71,6 +72,35 @@ def test_the_next_front_end_is_offered_the_same(tmp_path: Path, scripted: tuple[
             assert len(set(offers)) == 1
             await eventually(lambda: device.peer is None, "the last one has left")
             assert device.segment.header.connections == 3
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("gso", [True, False])
+@pytest.mark.parametrize("gro", [True, False])
+def test_what_tap_and_workers_do_for_offloads_is_as_configured(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch, gso: bool, gro: bool
+) -> None:
+    told: list[int] = []
+    set_offload = ioctls.set_offload
+
+    def note(fd: int, flags: int) -> None:
+        told.append(flags)
+        set_offload(fd, flags)
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted, gso=gso, gro=gro) as device:
+            everything = device.tap.offloads()
+            monkeypatch.setattr(ioctls, "set_offload", note)
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES | mask(Feature.GUEST_CSUM, Feature.GUEST_TSO4))
+            every = sum(flag for wanted, flag in tap._OFFLOADS if everything & wanted == wanted)
+            assert told[-1] == (every if gso else ioctls.TUN_F_CSUM | ioctls.TUN_F_TSO4)
+            await guest.start(0, 1)
+            rings = scripted[0].told("SetRing")
+            assert {(ring["segment"], ring["coalesce"]) for ring in rings} == {(gso, gro)}
+            guest.close()
+            await eventually(lambda: told[-1] == 0, "the next driver begins with none")
 
     asyncio.run(run())
 

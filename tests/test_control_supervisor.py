@@ -333,6 +333,31 @@ def test_a_crash_loop_is_counted_and_ended_by_stop(scripted: tuple[Script, Launc
     asyncio.run(run())
 
 
+def test_a_replacement_that_comes_up_while_all_are_stopped_is_given_nothing_to_serve(
+    scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Worker.start
+    started: list[int] = []
+
+    async def run() -> None:
+        async with _supervised(scripted, 1, 1) as (supervisor, _, _reports):
+            stopping: list[asyncio.Task[None]] = []
+
+            async def start_late(self: Worker, cpu: int | None = None) -> None:
+                await start(self, cpu)
+                started.append(self.pid)
+                stopping.append(asyncio.create_task(supervisor.stop()))
+                await asyncio.sleep(0.01)  # stop() has dismissed whom it knew
+
+            monkeypatch.setattr(Worker, "start", start_late)
+            os.kill(supervisor.workers[0].pid, signal.SIGKILL)
+            await eventually(lambda: stopping and stopping[0].done(), "it is stopped")
+            assert supervisor.workers == {}
+
+    asyncio.run(run())
+    assert [told["type"] for told in scripted[0].told() if told["pid"] == started[0]] == ["Shutdown"]
+
+
 def test_a_worker_whose_heartbeat_stops_is_replaced(scripted: tuple[Script, Launcher]) -> None:
     async def run() -> None:
         async with _supervised(scripted, 1, 1) as (supervisor, segment, _):

@@ -1,5 +1,6 @@
 """Metrics of hand-filled segments, as a Prometheus that scrapes them sees them."""
 
+import functools
 import gzip
 import itertools
 import json
@@ -15,12 +16,12 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
-from mpnet.control import log
+from mpnet.control import log, usage
 from mpnet.control.exporter import Exporter
 from mpnet.control.exposition import Exposition, Reading
 from mpnet.control.families import FAMILIES
 from mpnet.control.metrics import Metrics
-from mpnet.control.usage import Usages
+from mpnet.control.usage import Usage, Usages
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.rpc.management import METHODS
@@ -37,6 +38,7 @@ from mpnet.segment.layout import (
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
 from tests.squatting import STRANGER
+from tests.test_usage import FakeProcess
 
 PAIRS = 2
 
@@ -156,6 +158,48 @@ def test_what_superframes_save_is_read_from_the_rings(metrics, segment, offset, 
     for number, (pair, unit) in enumerate(itertools.product(range(PAIRS), units)):
         labels = {"device": segment.name, "queue": str(pair)}
         assert page.value(f"mpnet_queue_{name}_{unit}_total", **labels) == 1000 + number
+
+
+def test_what_is_counted_of_a_worker_is_read_from_its_own_field(metrics, segment, monkeypatch):
+    """Each number is another, in both slots: none is taken for its neighbour."""
+    processes = {}
+    monkeypatch.setattr(usage, "_find", processes.get)
+    for slot, record in enumerate(segment.workers):
+        record.pid, record.start_ns, record.wakeups = 11 + slot, 5_000_000_000 + slot * 10**9, 100 + slot
+        record.restarts[:] = range(10 * slot + 1, 10 * slot + 1 + len(RestartReason))
+        used = Usage(1.5 + slot, 20.5 + slot, 300 + slot, 4000 + slot, 50_000 + slot, 600_000 + slot, alive=True)
+        processes[record.pid] = FakeProcess(used)
+    page = scrape(metrics)
+    for slot in range(PAIRS):
+        of = functools.partial(page.value, device=segment.name, worker=str(slot))
+        assert of("mpnet_worker_start_time_seconds") == 5 + slot
+        assert of("mpnet_worker_wakeups_total") == 100 + slot
+        for number, reason in enumerate(RestartReason, 10 * slot + 1):
+            assert of("mpnet_worker_restarts_total", reason=reason.name.lower()) == number
+        for state, value in (("user", 1.5), ("system", 20.5)):
+            assert of("mpnet_worker_cpu_seconds_total", state=state) == value + slot
+        for kind, value in (("voluntary", 300), ("involuntary", 4000)):
+            assert of("mpnet_worker_context_switches_total", kind=kind) == value + slot
+        for kind, value in (("anonymous", 50_000), ("shared", 600_000)):
+            assert of("mpnet_worker_memory_bytes", kind=kind) == value + slot
+
+
+def test_what_is_told_of_a_device_is_read_from_its_own_field(metrics, segment):
+    header = segment.header
+    header.enabled_pairs, header.workers, header.connections = 3, 5, 7
+    for number, record in enumerate(segment.rings):
+        record.faults = 40 + number
+    page = scrape(metrics)
+    for name, value in (
+        ("queue_pairs", PAIRS),
+        ("enabled_queue_pairs", 3),
+        ("workers", 5),
+        ("connections_total", 7),
+    ):
+        assert page.value(f"mpnet_device_{name}", device=segment.name) == value
+    for number in range(2 * PAIRS):
+        labels = {"device": segment.name, "queue": str(number // 2), "direction": ("rx", "tx")[number % 2]}
+        assert page.value("mpnet_queue_faults_total", **labels) == 40 + number
 
 
 def test_bursts_become_a_cumulative_histogram(metrics, segment):
