@@ -13,28 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mpnet.cli.main import cli
-from mpnet.guest import debian
-
-DEBIAN_PACKAGES = (
-    *(
-        debian.PROGRAM_PACKAGES[name]
-        for name in (
-            *debian.LINUX_GUEST_PROGRAMS,
-            "chromium",
-            "linux.uml",
-            "prometheus",
-            "systemd-analyze",
-            "tcpdump",
-            "tmux",
-            "tshark",
-        )
-    ),
-    "dpdk-dev",
-    "librte-net-tap23",
-    "librte-net-vhost23",
-    "librte-net-virtio23",
-)
-"""The real parts that tests run."""
+from mpnet.guest import debian, parts
+from tests.real.asked import Supply, asked
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
 
@@ -93,31 +73,81 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 _INSTALLING = pytest.StashKey[subprocess.Popen[bytes]]()
+_SUPPLY = pytest.StashKey[Supply]()
+_ASKED = pytest.StashKey[frozenset[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Explain the marks; ``unit`` is set here, by what a test asks for."""
+    config.addinivalue_line("markers", "unit: runs no part of Debian, needs no root")
+    config.addinivalue_line("markers", "compiled: of the compiled code alone; interpreted it says nothing")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begin to install Debian's parts, while the collection of tests compiles the data path."""
-    script = f"from mpnet.guest import debian; debian.install({DEBIAN_PACKAGES}); debian.kernel()"
+    """Where all tests run, begin to install all parts, while the collection of tests compiles the data path."""
+    whole = session.config.args == session.config.getini("testpaths")
+    if not whole or session.config.option.markexpr or session.config.option.collectonly:
+        return
+    script = f"from mpnet.guest import debian; debian.require({(*parts.PARTS,)})"
     quiet = subprocess.DEVNULL
     session.config.stash[_INSTALLING] = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=quiet, stderr=quiet
+        [sys.executable, "-c", script], stdin=quiet, stdout=quiet, stderr=quiet
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs anywhere."""
+    for item in items:
+        item.stash[_ASKED] = asked(item)
+        if not item.stash[_ASKED]:
+            item.add_marker("unit")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install the parts that the tests ask for, before anything enters a network namespace."""
+    if session.config.option.collectonly:
+        return
+    if installing := session.config.stash.get(_INSTALLING, None):
+        installing.wait()
+    session.config.stash[_SUPPLY] = Supply(debian.require)
+    session.config.stash[_SUPPLY].have(part for item in session.items for part in item.stash[_ASKED])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Leave no package half installed."""
-    session.config.stash[_INSTALLING].wait()
+    if installing := session.config.stash.get(_INSTALLING, None):
+        installing.wait()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose parts cannot be had: none is left out in silence."""
+    if lacking := item.config.stash[_SUPPLY].lacking(item.stash[_ASKED]):
+        pytest.fail(lacking, pytrace=False)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _real_parts(request: pytest.FixtureRequest) -> None:
-    """Install Debian's parts and fetch a guest's kernel at once, before anything enters a network namespace.
+def _parts_are_asked_for() -> Iterator[list[frozenset[str]]]:
+    """Refuse a program of a part to a test that does not ask for it: elsewhere it might not be there."""
+    allowed = [frozenset(parts.PARTS)]
+    find = debian.program
 
-    A part that cannot be had fails every test with the reason: none is left out in silence.
-    """
-    request.config.stash[_INSTALLING].wait()
-    debian.install(DEBIAN_PACKAGES)
-    debian.kernel()
+    def program(name: str) -> Path:
+        part = parts.part_of(name)
+        assert part in allowed[-1], f'{name}: say real("{part}") of what runs it, from tests.real.asked'
+        return find(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(debian, "program", program)
+        yield allowed
+
+
+@pytest.fixture(autouse=True)
+def _asked_for(request: pytest.FixtureRequest, _parts_are_asked_for: list[frozenset[str]]) -> Iterator[None]:
+    _parts_are_asked_for.append(request.node.stash[_ASKED])
+    yield
+    _parts_are_asked_for.pop()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.virtqueue import add_one, notify
 from mpnet.segment.layout import Fault
 from mpnet.segment.segment import Segment
+from tests.real.asked import real
 from tests.real.netns import network_namespace, tap
 from tests.real.running import MPNET, Running, wait_until
 
@@ -183,12 +185,13 @@ def test_a_second_front_end_is_refused_and_the_first_one_served(device: Running)
     assert "front-end" in device.log
 
 
+@real("qemu")
 def qemu(device: Running, memory: str, queues: int) -> subprocess.Popen[bytes]:
     """A QEMU without a guest: its BIOS alone drives the card."""
     words = f"-accel tcg -display none -m 128 {memory} -chardev socket,id=c,path={device.socket}"
     words += f" -netdev vhost-user,id=n,chardev=c,queues={queues}"
     words += " -device virtio-net-pci,netdev=n,mq=on,vectors=0"
-    return subprocess.Popen(["qemu-system-x86_64", *words.split()], stderr=subprocess.DEVNULL)
+    return subprocess.Popen([debian.program("qemu-system-x86_64"), *words.split()], stderr=subprocess.DEVNULL)
 
 
 SHARED = "-M q35,memory-backend=m -object memory-backend-memfd,id=m,size=128M,share=on"

@@ -36,13 +36,12 @@ from mpnet.experiment.results import read_records
 from mpnet.experiment.run import run
 from mpnet.experiment.sweep import parse
 from mpnet.experiment.work import Done, Stand
-from mpnet.guest import debian
 from mpnet.guest.driver import QueuePair
 from mpnet.guest.memory import GuestMemory
 from mpnet.guest.queue import Queue
 from mpnet.virtio.features import Feature, mask
 from tests.python_device import PythonDevice
-from tests.real.linux_guest import require_linux_guest
+from tests.real.asked import LINUX_GUEST, NETWORK, real
 
 ROUNDS = 2
 """Fewer than a figure may rest on, and than the command takes."""
@@ -50,7 +49,6 @@ PATIENCE = 60.0
 """Seconds: a limit for what hangs."""
 MPNET = [sys.executable, "-c", "from mpnet.cli.main import main; main()"]
 WIRE = Wire("tap0", 2, b"\x02\0\0\0\0\x09", "198.18.1.1", "198.18.1.2")
-_DPDK = ("dpdk-dev", "librte-net-vhost23", "librte-net-tap23", "librte-net-virtio23")
 
 
 def test_more_is_better_where_not_said_otherwise() -> None:
@@ -223,9 +221,9 @@ def test_a_peer_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeyp
     assert [len(result.samples[0]) for result in whole.results] == [5, 5]
 
 
+@real("qemu", "dpdk")
 @pytest.mark.parametrize("peers", [(), ("limit",)])
 def test_a_choice_is_a_sweep_of_all_that_serve_its_cases(peers: tuple[str, ...]) -> None:
-    debian.install(("qemu-system-x86", *_DPDK))
     made = benchmark(Choice(cases=("tx-tso", "ring-64"), peers=peers, rounds=7, duration=0.5))
     systems = [system for system in SYSTEMS.values() if system is OURS or not peers or system.name in peers]
     cases = [case for case in CASES.values() if case.name == "tx-tso" or case.name.startswith("ring-64-")]
@@ -251,10 +249,9 @@ _SYSTEMS = {
 
 
 @pytest.fixture(scope="module")
+@real("dpdk", NETWORK, *LINUX_GUEST)
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """One run, short, of plain and offloaded frames both ways and of round trips."""
-    debian.install(("qemu-system-x86", *_DPDK))
-    require_linux_guest()
     head = f"[sweep]\nreplicates = {ROUNDS}\nseconds = 0.1\nwarm-up = 0\n"
     trials = [f'[[trial]]\ncase = "{case}"\nsystem = "{each}"\n' for case in _SYSTEMS for each in _SYSTEMS[case]]
     sweep = parse(head + "".join(trials), Path("bench.toml"))
@@ -347,6 +344,7 @@ def test_samples_are_positive_and_of_every_round(found: dict) -> None:
         assert low <= result["median"] <= high
 
 
+@real(NETWORK)
 def test_the_command_keeps_what_it_did_and_goes_on_with_it(tmp_path: Path) -> None:
     command = [*MPNET, "bench", "--case", "ring-64-tx-split", "--peer", "limit", "--duration", "0.01", "--json"]
     command += ["-o", str(tmp_path / "r")]
@@ -365,6 +363,7 @@ def test_the_command_keeps_what_it_did_and_goes_on_with_it(tmp_path: Path) -> No
     assert results[1]["samples"] == [pps[0::2], pps[1::2]]
 
 
+@real(NETWORK)
 def test_it_ends_in_order_when_interrupted() -> None:
     before = _folders()
     process = subprocess.Popen(

@@ -30,6 +30,7 @@ from mpnet.segment import capture as captures
 from mpnet.segment.capture import MIN_LANE_BYTES, PREFIX, Capture
 from mpnet.segment.layout import Fault
 from mpnet.virtio.features import Feature, mask
+from tests.real.asked import real
 from tests.real.running import MPNET, Running, running_on_tap, wait_until
 from tests.worker_harness import HEADER_BYTES, Harness
 
@@ -173,6 +174,7 @@ def said(path: Path) -> Path:
     return path.with_suffix(".err")
 
 
+@real("tshark")
 def tshark(path: Path, *fields: str) -> list[list[str]]:
     """What tshark reads, a list a packet; it refuses a file that is malformed."""
     words = [word for field in fields for word in ("-e", field)]
@@ -253,6 +255,7 @@ def test_the_file_has_every_packet_of_both_directions(device: Running, tmp_path:
     assert not Path(f"/dev/shm/{PREFIX}net0").exists()  # noqa: S108 - where Linux shows POSIX shared memory
 
 
+@real("tshark")
 def test_a_pipe_ends_after_the_packets_that_were_asked_for(device: Running) -> None:
     """Segmentation offload: frames are as big as the guest gave them, and say so."""
     features = DEFAULT_FEATURES | mask(Feature.HOST_TSO4)

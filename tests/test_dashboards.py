@@ -20,8 +20,10 @@ from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Traffic
+from tests.real.asked import real
+from tests.real.chromium import browse
 from tests.real.netns import network_namespace, tap
-from tests.real.prometheus import DASHBOARDS, Prometheus, browse
+from tests.real.prometheus import DASHBOARDS, Prometheus
 from tests.real.running import PATIENCE, Running, wait_until
 
 DOCUMENTS = {board.name: json.loads((DASHBOARDS / f"grafana/{board.name}.json").read_text()) for board in BOARDS}
@@ -62,6 +64,7 @@ def test_every_metric_of_a_device_is_on_a_dashboard() -> None:
     assert [family.name for family in FAMILIES if family.name not in shown] == []
 
 
+@real("prometheus")
 def test_the_configuration_is_sound() -> None:
     subprocess.run(
         [debian.program("promtool"), "check", "config", str(DASHBOARDS / "prometheus.yml")],
@@ -70,6 +73,7 @@ def test_the_configuration_is_sound() -> None:
     )
 
 
+@real("prometheus")
 def test_rules_give_and_alerts_say_what_they_shall() -> None:
     done = subprocess.run(
         [debian.program("promtool"), "test", "rules", "mpnet.test.yml"],

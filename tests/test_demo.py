@@ -22,12 +22,14 @@ from mpnet.demo.summary import Check, Part, RingTotals, Summary, ping_check, rin
 from mpnet.demo.watch import Watch
 from mpnet.segment.layout import DropReason
 from mpnet.segment.segment import Segment
+from tests.real.asked import LINUX_GUEST, NETWORK, real
 from tests.real.running import MPNET, wait_until
 
 PATIENCE = 240
 """Seconds, for a hang: a first start compiles."""
 
 
+@real(NETWORK)
 def run_demo(*options: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*prefix, str(MPNET), "demo", *options], capture_output=True, text=True, check=False, timeout=PATIENCE
@@ -66,6 +68,7 @@ def test_embedded_guest_and_kernel_exchange_every_datagram() -> None:
     assert "queue pair 0  rx" in done.stderr
 
 
+@real(*LINUX_GUEST)
 def test_linux_guest_follows_on_the_same_device() -> None:
     done = run_demo("--guest", "qemu", "--seconds", "2", "--no-experiment")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +102,7 @@ def test_without_user_namespaces_the_remedy_is_named() -> None:
 
 
 @pytest.fixture
+@real(NETWORK)
 def demo_with_traffic() -> Iterator[subprocess.Popen[str]]:
     """A demo whose embedded guest is at work, to be ended."""
     process = subprocess.Popen(

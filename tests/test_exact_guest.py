@@ -45,7 +45,6 @@ class Station:
 
 @pytest.fixture(scope="module", params=["on", "off"])
 def station(request: pytest.FixtureRequest) -> Iterator[Station]:
-    linux_guest.require_linux_guest()
     (host, guest), (host6, guest6) = ADDRESSES.values()
     with (
         network_namespace(),

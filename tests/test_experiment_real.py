@@ -25,12 +25,10 @@ from mpnet.experiment.report import page
 from mpnet.experiment.results import read_records
 from mpnet.experiment.stand import stand
 from mpnet.experiment.sweep import parse
-from mpnet.guest import debian
-from tests.real.linux_guest import require_linux_guest
+from tests.real.asked import LINUX_GUEST, NETWORK, real
+from tests.real.chromium import browse
 from tests.real.netns import network_namespace
-from tests.real.prometheus import browse
 from tests.real.running import MPNET, wait_until
-from tests.real.testpmd import require_testpmd
 from tests.test_experiment_report import changed, coalescing, made_up
 
 DASK = [sys.executable, "-m", "dask"]
@@ -64,10 +62,9 @@ def test_no_table_of_a_report_is_cut_on_a_screen_of_1200_pixels(tmp_path: Path) 
     assert "<title>0</title>" in browse(report.as_uri(), "--window-size=1200,900")
 
 
+@real("dpdk", NETWORK, *LINUX_GUEST)
 def test_sweeps_that_ship_run() -> None:
     """With every driver: one of them has testpmd's, one a Linux guest's."""
-    require_testpmd()
-    require_linux_guest()
     trials = [shortest(name) for name in templates.names()]
     assert {trial.factors.driver for trial in trials} == {"embedded", "testpmd", "qemu"}
     for trial, record in zip(trials, run_here(trials), strict=True):
@@ -103,8 +100,8 @@ system = "qemu"
 """
 
 
+@real("qemu", "dpdk", NETWORK)
 def test_frames_go_both_ways_through_every_pair() -> None:
-    debian.install(("qemu-system-x86", "dpdk-dev", "librte-net-vhost23", "librte-net-tap23"))
     trials = plan(parse(PEERS, Path("peers.toml")))
     records = {(record.factors["driver"], record.factors["system"]): record for record in run_here(trials)}
     for record in records.values():
@@ -119,6 +116,7 @@ def test_frames_go_both_ways_through_every_pair() -> None:
         assert ours.figures[f"{way}_pps"] * ours.seconds <= counted + 2 * 2 * 256
 
 
+@real("qemu", "dpdk")
 @pytest.mark.parametrize("system", ["dpdk", "qemu"])
 def test_a_peer_uses_all_its_pairs(system: str) -> None:
     factors = Factors(system=system, queue_pairs=2, direction="both")
@@ -147,6 +145,7 @@ def sweep(tmp_path: Path) -> Path:
     return file
 
 
+@real(NETWORK)
 def test_an_interrupted_run_leaves_nothing_and_goes_on(sweep: Path, tmp_path: Path) -> None:
     command = [str(MPNET), "experiment", "run", str(sweep), "-o", str(tmp_path / "r")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -233,6 +232,7 @@ def host(number: int, folder: Path) -> Iterator[Program]:
         yield program
 
 
+@real(NETWORK)
 def test_hosts_share_a_sweep(sweep: Path, tmp_path: Path) -> None:
     with network_namespace(), ExitStack() as stack:
         scheduler = stack.enter_context(running([*DASK, "scheduler", "--port", "8786", "--no-dashboard"]))

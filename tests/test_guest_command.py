@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from mpnet.cli import guest
 from mpnet.cli.main import cli
 from mpnet.guest.linux.qemu import VhostUserNic
+from tests.real.asked import LINUX_GUEST, real
 from tests.real.netns import network_namespace, tap
 from tests.real.running import MPNET, Running
 
@@ -81,6 +82,7 @@ def served() -> Iterator[Running]:
 
 
 @contextmanager
+@real(*LINUX_GUEST)
 def booted(served: Running) -> Iterator[Terminal]:
     options = ("--device", "net0", "--smp", "2", "--memory", "512", "--address", "192.0.2.2/24")
     with Terminal(str(MPNET), "guest", "qemu", *options, "--control-socket", str(served.control)) as terminal:

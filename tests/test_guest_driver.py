@@ -1,7 +1,6 @@
 """The embedded driver against DPDK's back-end: testpmd swaps the addresses of each frame and returns it."""
 
 import random
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from mpnet.guest import debian
 from mpnet.guest.chain import Layout
 from mpnet.guest.driver import DEFAULT_FEATURES, Driver, Setup
 from mpnet.guest.memory import SEAM
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Traffic
 from mpnet.virtio.features import Feature, mask
+from tests.real.asked import real
 from tests.real.running import PATIENCE, wait_until
 
 QUEUE_PAIRS = 2
@@ -32,10 +33,10 @@ FEATURES = {
 
 
 @contextmanager
+@real("dpdk")
 def run_testpmd(folder: Path) -> Iterator[Path]:
     """Run testpmd as the device; yields its socket."""
-    program = shutil.which("dpdk-testpmd")
-    assert program, "dpdk-testpmd is missing: apt install dpdk-dev librte-net-vhost23"
+    program = str(debian.program("dpdk-testpmd"))
     sock = folder / "vhost.sock"
     command = [program, "--no-pci", "--no-huge", "-m", "256", "--no-telemetry", "--lcores", "0@0,1@1"]
     command += [f"--file-prefix={folder.name}", "--vdev", f"net_vhost0,iface={sock},queues={QUEUE_PAIRS}", "--"]

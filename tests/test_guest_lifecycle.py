@@ -26,7 +26,6 @@ PAIRS = 4
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    linux_guest.require_linux_guest()
     with (
         netns.network_namespace(),
         netns.tap("tap0", f"{HOST}/24"),

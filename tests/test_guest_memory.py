@@ -28,7 +28,6 @@ NAMES = {"memfd": "/memfd:memory-backend-memfd", "file": "/dev/shm/qemu_back_mem
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """One control process with two devices, net0 on tap0 and net1 on tap1."""
-    traffic.require_linux_guest()
     with (
         netns.network_namespace(),
         netns.tap("tap0", f"{HOSTS['net0']}/24"),

@@ -58,7 +58,6 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     pairs: int
     packed: bool
     pairs, packed = request.param
-    traffic.require_linux_guest()
     with (
         netns.network_namespace(),
         netns.tap(TAP, f"{HOST}/24", f"{HOST6}/64"),

@@ -15,7 +15,8 @@ from subprocess import PIPE
 import pytest
 
 from mpnet.errors import ConfigError, MpnetError
-from mpnet.guest import debian
+from mpnet.guest import debian, parts
+from mpnet.guest.cache import UNFINISHED, cache_directory
 from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux.agent import GuestError
 from mpnet.guest.linux.guest import LinuxGuest, Setup
@@ -24,6 +25,7 @@ from mpnet.guest.linux.libvirt import libvirt_xml
 from mpnet.guest.linux.qemu import Machine, Nic, TapNic, VhostUserNic, attach_arguments
 from tests.real import linux_guest as traffic
 from tests.real import netns, vlan
+from tests.real.asked import LINUX_GUEST, real
 
 HOST = "10.77.0.1"
 GUEST = "10.77.0.2"
@@ -34,7 +36,6 @@ MAC = "52:54:00:77:00:02"
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[LinuxGuest]:
-    traffic.require_linux_guest()
     nic = TapNic(interface="tap0", queue_pairs=2, mac=MAC)
     machine = Machine(accel="tcg", machine="pc", smp=2, slots=1, memory_mib=512)
     setup = Setup(addresses=[f"{GUEST}/24", f"{GUEST6}/64"])
@@ -156,8 +157,8 @@ def test_reboot_brings_the_agent_back_and_ends_jobs(guest: LinuxGuest) -> None:
     traffic.ping(guest, HOST)
 
 
+@real(*LINUX_GUEST)
 def test_a_guest_that_cannot_start_tells_what_qemu_said() -> None:
-    traffic.require_linux_guest()
     nic = TapNic(interface="no-such-tap0")
     with (
         netns.network_namespace(),
@@ -185,8 +186,8 @@ def wait_until_it_runs(pid: int, program: str) -> None:
         os.sched_yield()
 
 
+@real(*LINUX_GUEST)
 def test_qemu_ends_with_a_parent_that_is_killed() -> None:
-    traffic.require_linux_guest()
     script = (
         "import sys, mpnet.guest.linux.guest as g, mpnet.guest.linux.qemu as q\n"
         "guest = g.LinuxGuest(q.VhostUserNic(socket='/nowhere'), q.Machine(accel='tcg'), g.Setup())\n"
@@ -203,6 +204,7 @@ def test_qemu_ends_with_a_parent_that_is_killed() -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
+@real("setpriv")
 def test_a_program_is_not_started_for_a_parent_that_is_gone_already(tmp_path: Path) -> None:
     started = tmp_path / "started"
     setpriv, *options, _ = bound_to_us()
@@ -212,8 +214,8 @@ def test_a_program_is_not_started_for_a_parent_that_is_gone_already(tmp_path: Pa
     assert not started.exists()
 
 
+@real(*LINUX_GUEST)
 def test_stop_ends_a_guest_that_waits_for_its_back_end() -> None:
-    traffic.require_linux_guest()
     guest = LinuxGuest(VhostUserNic(socket="/nowhere"), Machine(accel="tcg"), Setup())
     guest.start()
     pid = guest.pid
@@ -224,6 +226,7 @@ def test_stop_ends_a_guest_that_waits_for_its_back_end() -> None:
 
 
 @pytest.fixture
+@real("busybox")
 def kernel_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A package with the layout of a kernel's, served instead of the mirror's; gives the folders it went to."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -238,9 +241,10 @@ def kernel_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path
     subprocess.run(["dpkg-deb", "--build", source, tmp_path / "kernel.deb"], check=True, capture_output=True)
     fetched: list[Path] = []
 
-    def fetch(folder: Path) -> tuple[str, Path]:
+    def fetch(folder: Path, tree: Path) -> str:
         fetched.append(folder)
-        return "linux-image-6.1.0", tmp_path / "kernel.deb"
+        subprocess.run(["dpkg-deb", "-x", tmp_path / "kernel.deb", tree], check=True)
+        return "linux-image-6.1.0"
 
     monkeypatch.setattr(debian, "_fetch", fetch)
     return fetched
@@ -256,17 +260,18 @@ def test_kernel_is_fetched_once_by_callers_at_once(kernel_package: list[Path]) -
 
 def test_a_cached_kernel_with_a_hole_is_fetched_again(kernel_package: list[Path]) -> None:
     debian.kernel().image.write_bytes(b"ker")
-    (debian.cache_directory() / f"{debian.UNFINISHED}left").mkdir()
+    (cache_directory() / f"{UNFINISHED}left").mkdir()
     assert debian.kernel().image.read_bytes() == b"kernel"
     assert len(kernel_package) == 2
-    assert not list(debian.cache_directory().glob(f"{debian.UNFINISHED}*"))
+    assert not list(cache_directory().glob(f"{UNFINISHED}*"))
 
 
+@real("iperf3")
 def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(parts.shutil, "which", lambda *_, **__: None)
     with pytest.raises(MpnetError, match="iperf3 is not on this machine: apt-get install iperf3"):
         debian.program("iperf3")
-    assert debian.missing_packages(["dpdk-testpmd", "promtool"]) == ["dpdk-dev", "prometheus"]
+    assert debian.missing_packages(["linux.uml", "tmux"]) == ["user-mode-linux", "tmux"]
     with pytest.raises(MpnetError, match="no apt-get"):
         debian.install(["no-such-package"])
 

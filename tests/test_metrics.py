@@ -37,6 +37,7 @@ from mpnet.segment.layout import (
 )
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, mask
+from tests.real.asked import real
 from tests.squatting import STRANGER
 from tests.test_usage import FakeProcess
 
@@ -362,6 +363,7 @@ def test_both_formats_agree_on_names_types_and_values(metrics, segment):
     assert ours == {key: value for key, value in classic.samples.items() if key[0].startswith("mpnet_queue")}
 
 
+@real("prometheus")
 def test_promtool_finds_nothing_to_say(metrics):
     promtool = [debian.program("promtool"), "check", "metrics"]
     done = subprocess.run(promtool, input=metrics.text(), capture_output=True, text=True, check=False)

@@ -21,6 +21,7 @@ from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.rpc.management import Client
+from tests.real.asked import real
 from tests.real.running import MPNET, wait_until
 from tests.real.systemd import Systemd, systemd_can_run
 
@@ -76,6 +77,7 @@ def answers(path: Path) -> bool:
 # The units.
 
 
+@real("systemd")
 @pytest.mark.parametrize("unit", ["mpnet@.service", "mpnet@.socket"])
 def test_systemd_finds_no_fault_in_a_unit(tmp_path: Path, unit: str) -> None:
     for path in UNITS.iterdir():
@@ -85,6 +87,7 @@ def test_systemd_finds_no_fault_in_a_unit(tmp_path: Path, unit: str) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@real("systemd")
 def test_the_service_is_confined() -> None:
     done = subprocess.run(
         [debian.program("systemd-analyze"), "security", "--offline=true", f"--threshold={EXPOSURE}",
@@ -212,6 +215,7 @@ def test_a_watchdog_is_fed_twice_in_its_time(
 # Sockets that systemd has opened.
 
 
+@real("systemd")
 def test_a_front_end_that_comes_first_starts_the_service(folder: Path) -> None:
     sockets = [folder / "net0.sock", folder / "control.sock"]
     activate = [str(debian.program("systemd-socket-activate")), *(f"--listen={path}" for path in sockets)]

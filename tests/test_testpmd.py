@@ -29,7 +29,6 @@ PLAIN = "in_order=0"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    testpmd.require_testpmd()
     with (
         netns.network_namespace(),
         netns.tap(TAP, f"{HOST}/24"),

@@ -12,7 +12,7 @@ from mpnet.guest.linux.guest import Setup
 from tests.real import linux_guest, netns
 from tests.real.flows import expect_answers
 from tests.real.running import Running, wait_until
-from tests.real.uml import UmlGuest, require_uml
+from tests.real.uml import UmlGuest
 
 HOST = "10.79.0.1"
 GUEST = "10.79.0.2"
@@ -23,7 +23,6 @@ PAIRS = 2
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    require_uml()
     with (
         netns.network_namespace(),
         netns.tap("tap0", f"{HOST}/24"),

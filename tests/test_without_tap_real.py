@@ -13,7 +13,7 @@ from mpnet.guest.driver import DEFAULT_FEATURES, Driver, Setup
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Report, Traffic
 from mpnet.virtio.features import Feature, mask
-from tests.real import counters, testpmd
+from tests.real import counters
 from tests.real.counters import Count
 from tests.real.running import PATIENCE, Running, wait_until
 from tests.real.testpmd import Testpmd
@@ -83,7 +83,6 @@ def forwarded(device: Running, direction: str) -> list[Count]:
 @pytest.mark.parametrize("packed", [0, 1], ids=["split", "packed"])
 @pytest.mark.parametrize(("backend", "directions"), [("null", ["tx"]), ("echo", ["tx", "rx"])])
 def test_dpdk_forwards_through_it(backend: str, directions: list[str], packed: int) -> None:
-    testpmd.require_testpmd()
     words = f"mrg_rxbuf=1,in_order=0,queue_size=256,packed_vq={packed}"
     with served(backend) as device, Testpmd(device.socket, PAIRS, words) as driver:
         if backend == "null":

@@ -131,7 +131,6 @@ def test_one_more_worker_costs_little_memory() -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    linux_guest.require_linux_guest()
     with (
         netns.network_namespace(),
         netns.tap("tap0", f"{HOST}/24"),

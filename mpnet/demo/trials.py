@@ -11,7 +11,7 @@ from mpnet.experiment.extras import REPORT, need_all
 from mpnet.experiment.local import run_here
 from mpnet.experiment.run import run
 from mpnet.experiment.sweep import parse
-from mpnet.guest import debian
+from mpnet.guest.cache import cache_directory
 
 _TEMPLATE = "demo"
 _FOLDER = "demo-experiment"
@@ -27,7 +27,7 @@ def show(talk: Talk) -> Experiment:
     from mpnet.experiment.analysis import table  # noqa: PLC0415 - likewise
     from mpnet.experiment.report import page  # noqa: PLC0415 - likewise
 
-    path = debian.cache_directory() / _FOLDER
+    path = cache_directory() / _FOLDER
     sweep = parse(templates.text(_TEMPLATE), Path(f"{_TEMPLATE}.toml"))
     talk.title(f"Experiment: {sweep.design.question}")
     shutil.rmtree(path, ignore_errors=True)

@@ -17,6 +17,9 @@ from typing import Any
 
 from mpnet.guest import debian
 from mpnet.guest.linux.guest import LinuxGuest
+from tests.real.asked import LINUX_GUEST
+
+PARTS = LINUX_GUEST
 
 _CHUNK = 1 << 16
 # A limit for a hang, not a measure: TCG on a busy machine is slow.
@@ -25,12 +28,6 @@ _SOCKET_BYTES = 200 << 10
 UNREAD_BYTES = 1 << 20
 """What a stream of iperf3 may leave in its two sockets, whose buffers are twice _SOCKET_BYTES each: when the
 client has had enough, the receiving side closes without reading on."""
-
-
-def require_linux_guest() -> None:
-    """Install what a Linux guest needs, or fail saying what is missing; before any network namespace."""
-    debian.install(debian.missing_packages())
-    debian.kernel()
 
 
 @dataclass(frozen=True)

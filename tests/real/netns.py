@@ -8,6 +8,9 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from mpnet import namespace
+from tests.real.asked import NETWORK
+
+PARTS = (NETWORK,)
 
 _TAP_FLAGS = {"no_pi": 1, "vnet_hdr": 1, "multi_queue": 1}
 

@@ -1,10 +1,9 @@
-"""Debian's Prometheus with the shipped configuration, and Debian's Chromium to look at its consoles."""
+"""Debian's Prometheus with the shipped configuration."""
 
 import contextlib
 import json
 import shutil
 import subprocess
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,6 +12,8 @@ from typing import Any, Self
 
 from mpnet.guest import debian
 from tests.real.running import free_port, wait_until
+
+PARTS = ("prometheus",)
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 _PATIENCE_SECONDS = 120
@@ -111,29 +112,3 @@ class Prometheus:
         values = [value for _, value in self.query(expression, at)]
         assert len(values) <= 1, f"{expression} gives {len(values)} series"
         return values[0] if values else 0.0
-
-
-def browse(url: str, *options: str) -> str:
-    """Open a page in Chromium and give its DOM when its scripts are through.
-
-    Args:
-        url: of the page.
-        options: further ones, as ``--screenshot=FILE`` and ``--window-size=W,H``.
-    """
-    with tempfile.TemporaryDirectory(prefix="mpnet-chromium-") as profile:
-        done = subprocess.run(
-            [
-                str(debian.program("chromium")),
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                # The page has no sound, and shared memory may be scarce.
-                *("--mute-audio", "--disable-dev-shm-usage", f"--user-data-dir={profile}"),
-                *("--virtual-time-budget=3000", *options, "--dump-dom", url),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_PATIENCE_SECONDS,
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -13,6 +13,8 @@ from typing import Self
 from mpnet.guest import debian
 from tests.real.running import wait_until
 
+PARTS = ("systemd",)
+
 _ROOT = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("systemd.sh")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--wdns=/")

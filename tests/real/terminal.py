@@ -7,6 +7,8 @@ from typing import Self
 
 from tests.real.running import wait_until
 
+PARTS = ("tmux",)
+
 
 class Terminal:
     """A shell on a screen; use it as a context manager.

@@ -12,16 +12,12 @@ from typing import Self
 
 from mpnet.guest import debian
 
-_PACKAGES = ("dpdk-dev", "librte-net-virtio23")
+PARTS = ("dpdk",)
+
 MAC = "52:54:00:80:00:02"
 """Of the port."""
 _PROMPT = b"testpmd> "
 _PATIENCE_SECONDS = 120.0
-
-
-def require_testpmd() -> None:
-    """Install what testpmd needs, or fail saying what is missing; before any network namespace."""
-    debian.install(_PACKAGES)
 
 
 class Testpmd:

@@ -19,13 +19,10 @@ from mpnet.guest.linux.agent import Agent
 from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.qemu import Machine, VhostUserNic
 
-_MODULES = Path("/usr/lib/uml/modules")
+PARTS = ("uml", "busybox", "iperf3", "ethtool", "perl", "setpriv")
+
+_MODULES = "usr/lib/uml/modules"
 _NETWORK_DEVICE = 1  # VIRTIO 5.1.1
-
-
-def require_uml() -> None:
-    """Install what a guest under User-Mode Linux needs; before any network namespace."""
-    debian.install(debian.missing_packages(["linux.uml", "busybox", "iperf3", "ethtool", "perl"]))
 
 
 def kernel() -> debian.Kernel:
@@ -35,10 +32,11 @@ def kernel() -> debian.Kernel:
         MpnetError: it, or its modules, are missing.
     """
     image = debian.program("linux.uml")
-    releases = [path.parent for path in _MODULES.glob("*/modules.dep")]
+    modules = debian.root("uml") / _MODULES
+    releases = [path.parent for path in modules.glob("*/modules.dep")]
     if len(releases) != 1:
         raise MpnetError(
-            f"expected one release under {_MODULES}, found {len(releases)}", "reinstall user-mode-linux"
+            f"expected one release under {modules}, found {len(releases)}", "reinstall user-mode-linux"
         )
     return debian.Kernel(releases[0].name, image, releases[0])
 

@@ -11,12 +11,12 @@ from pyroute2 import IPRoute
 
 from mpnet.bench.bed import NO_WIRE, Bed
 from mpnet.bench.case import RINGS_ALONE, Case
-from mpnet.bench.child import Child, absent, said
+from mpnet.bench.child import Child, absent
 from mpnet.bench.system import Endpoint
 from mpnet.bench.systems.driven import Driven
 from mpnet.bench.testpmd import COUNT_WORK, PROGRAM, START_SECONDS, Forwarder, testpmd, worked_ns
 from mpnet.errors import MpnetError
-from mpnet.guest import debian
+from mpnet.guest import parts
 from mpnet.virtio.features import Feature, mask
 
 _TAP = "dpdk0"
@@ -34,7 +34,7 @@ class Dpdk(Driven):
 
     def version(self) -> str:
         """Of its package: the program says it only when it runs."""
-        return said("dpkg-query", "-W", debian.PROGRAM_PACKAGES[PROGRAM]).replace("\t", " ")
+        return f"dpdk-dev {parts.version('dpdk')}"
 
     def serves(self, case: Case) -> bool:
         """Plain frames on one queue pair, the kernel having segmented; it polls whatever the driver does."""

@@ -12,12 +12,16 @@ from pathlib import Path
 
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
+from mpnet.guest.cache import UNFINISHED, cache_lock
 
 MODULES = ("virtio_pci", "virtio_mmio", "virtio_net", "virtio_console", "8021q", "pktgen", "tun", "bridge")
 """Modules in the archive, with all they depend on; init.sh loads what every guest needs, tests the rest."""
 
 TOOLS = ("iperf3", "ethtool", "perl")
 """Programs of the machine's own that go into the guest, with their shared libraries; perl without its modules."""
+
+# pthread_cancel and backtraces unwind with it; a program that has not linked it aborts where it is not there.
+_LOADED_BY_LIBC = ("libgcc_s.so.1",)
 
 
 def build(kernel: debian.Kernel) -> Path:
@@ -34,7 +38,7 @@ def build(kernel: debian.Kernel) -> Path:
     for name, content in sorted(contents.items()):
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    with debian.cache_lock() as cache:
+    with cache_lock() as cache:
         archive = cache / f"initramfs-{digest.hexdigest()[:32]}.cpio"
         if not _is_whole(archive):
             _write(archive, contents)
@@ -103,7 +107,11 @@ def _modules(kernel: debian.Kernel) -> Iterator[tuple[str, bytes]]:
 
 
 def _libraries(programs: Sequence[Path]) -> list[str]:
-    """Name the shared libraries, the dynamic loader among them, that programs load at their start."""
+    """Name the shared libraries, the dynamic loader among them, that programs load.
+
+    Raises:
+        MpnetError: one is missing.
+    """
     listing = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False)
     if listing.returncode != 0 or "not found" in listing.stdout:
         names = " ".join(program.name for program in programs)
@@ -111,7 +119,17 @@ def _libraries(programs: Sequence[Path]) -> list[str]:
             f"shared libraries of {names} are missing: {(listing.stderr or listing.stdout).strip()}",
             f"apt-get install --reinstall {names}",
         )
-    return sorted(set(re.findall(r"(/\S+) \(0x", listing.stdout)))
+    found = set(re.findall(r"(/\S+) \(0x", listing.stdout))
+    return sorted({*found, *_loaded_later(found)})
+
+
+def _loaded_later(libraries: Iterable[str]) -> list[str]:
+    """Name what the C library itself loads in the midst of a run, which no listing has."""
+    libc = next(Path(library) for library in libraries if Path(library).name.startswith("libc.so"))
+    later = [libc.with_name(name) for name in _LOADED_BY_LIBC]
+    if absent := [path.name for path in later if not path.exists()]:
+        raise MpnetError(f"{' '.join(absent)} not beside {libc}", "apt-get install libgcc-s1")
+    return list(map(str, later))
 
 
 def _is_whole(archive: Path) -> bool:
@@ -121,7 +139,7 @@ def _is_whole(archive: Path) -> bool:
 
 def _write(archive: Path, contents: dict[str, bytes]) -> None:
     """Write the archive under its name only once it is complete."""
-    with tempfile.TemporaryDirectory(prefix=debian.UNFINISHED, dir=archive.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=archive.parent) as temporary:
         root = Path(temporary) / "root"
         # The kernel opens /dev/console from its built-in archive, whose folder this must not take away.
         for folder in ("dev", "proc", "sys"):
