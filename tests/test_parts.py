@@ -170,7 +170,7 @@ META = {
     "one package": {"linux-image-6.1.0-1-cloud-amd64": ("boot/vmlinuz-6.1.0", "lib/modules/6.1.0/kernel/a")},
     "several": {
         "linux-base-6.1.0": ("usr/share/doc/a",),
-        "linux-binary-6.1.0-cloud-amd64": ("boot/vmlinuz-6.1.0",),
+        "linux-binary-6.1.0-cloud-amd64": ("usr/lib/modules/6.1.0/vmlinuz",),
         "linux-modules-6.1.0-cloud-amd64": ("usr/lib/modules/6.1.0/kernel/a",),
         "linux-image-6.1.0-cloud-amd64": ("usr/share/doc/b",),
     },

@@ -159,12 +159,13 @@ def _fetch(staging: Path, tree: Path) -> str:
 
 
 def _describe(tree: Path) -> Kernel:
-    """Name the parts of an unpacked kernel package."""
-    images = list(tree.glob("boot/vmlinuz-*"))
+    """Name the parts of unpacked kernel packages, whose image lies in /boot, or beside its modules."""
+    images = [*tree.glob("boot/vmlinuz-*"), *tree.glob("lib/modules/*/vmlinuz")]
     if len(images) != 1:
-        raise MpnetError(f"expected one kernel image under {tree}/boot, found {len(images)}", f"remove {tree}")
-    release = images[0].name.removeprefix("vmlinuz-")
-    return Kernel(release, images[0], tree / "lib/modules" / release)
+        raise MpnetError(f"expected one kernel image under {tree}, found {len(images)}", f"remove {tree}")
+    (image,) = images
+    release = image.parent.name if image.name == "vmlinuz" else image.name.removeprefix("vmlinuz-")
+    return Kernel(release, image, tree / "lib/modules" / release)
 
 
 def _version_key(tree: Path) -> list[int]:
