@@ -32,7 +32,7 @@ def describe_device(device: Device) -> dict[str, Any]:
         "config": msgspec.to_builtins(device.config),
         "mac": format_mac(device.settings.mac),
         "mtu": device.mtu,
-        "link": "up" if device.link_up else "down",
+        "link": "up" if device.link_up and not device.tap.gone else "down",
         "poll_us": device.supervisor.desired.poll_us,
         "queue_pairs": device.config.queue_pairs,
         "offered_pairs": device.offered_pairs,
@@ -72,6 +72,7 @@ def _tap(device: Device) -> dict[str, Any] | None:
         return None
     return {
         "name": tap.name,
+        "present": not tap.gone,
         "up": tap.up,
         "mtu": tap.mtu,
         "multi_queue": tap.multi_queue,

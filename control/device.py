@@ -17,6 +17,8 @@ from mpnet.control.peer import Peer
 from mpnet.control.port import Port, open_port
 from mpnet.control.rings import Rings
 from mpnet.control.supervisor import Supervisor, Surroundings
+from mpnet.control.tap_watch import SECONDS as TAP_SECONDS
+from mpnet.control.tap_watch import TapWatch
 from mpnet.control.tasks import Tasks
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
@@ -93,6 +95,7 @@ class Device:
         except BaseException:
             self._give_back()
             raise
+        self._tasks.keep(self._watch_tap)
 
     def _prepare(self) -> None:
         """Put together what needs TAP and segment."""
@@ -114,6 +117,13 @@ class Device:
         desired = Desired(self.tap.fds, self.config.backend, poll_us=self.config.poll_us)
         self.supervisor = Supervisor(desired, around)
         self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config)
+
+    async def _watch_tap(self) -> None:
+        watch = TapWatch(self.tap, self.supervisor, self.log, self._link_changed)
+        while True:
+            await asyncio.sleep(TAP_SECONDS)
+            async with self._lock:
+                await watch.look()
 
     async def stop(self) -> None:
         """Stop the workers and give back segment and TAP; the session has ended before."""
@@ -280,7 +290,7 @@ class Device:
         return self._mtu or self.tap.mtu
 
     def _net_config(self) -> NetConfig:
-        status = LinkStatus.LINK_UP if self.link_up else LinkStatus(0)
+        status = LinkStatus.LINK_UP if self.link_up and not self.tap.gone else LinkStatus(0)
         if self.settings.announce:
             status |= LinkStatus.ANNOUNCE
         return NetConfig(self.settings.mac, status, max_virtqueue_pairs=self.settings.max_pairs, mtu=self.mtu)
@@ -353,10 +363,17 @@ class Device:
             raise ConfigError(f"link is {value!r}, expected up or down")
         up = value == "up"
         self.tap.set_carrier(up=up)
-        announces = has(self.backend.features, Feature.GUEST_ANNOUNCE)
-        # While the link was down, others may have learnt another place for the guest (VIRTIO 5.1.6.5.4).
-        self.settings = replace(self.settings, announce=up and not self.link_up and announces)
+        self._announce(wanted=up and not self.link_up)
         self.link_up = up
+
+    def _announce(self, *, wanted: bool) -> None:
+        # While the link was down, others may have learnt another place for the guest (VIRTIO 5.1.6.5.4).
+        announces = has(self.backend.features, Feature.GUEST_ANNOUNCE)
+        self.settings = replace(self.settings, announce=wanted and announces)
+
+    def _link_changed(self) -> None:
+        self._announce(wanted=self.link_up and not self.tap.gone)
+        self._config_changed()
 
     async def _set_polling(self, value: Any) -> None:
         await self.supervisor.set_polling(_number("poll-us", value, 0, MAX_POLL_US))

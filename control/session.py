@@ -24,6 +24,7 @@ _MOST_FDS = 253
 _SEND_SECONDS = 5.0
 _MESSAGE_SECONDS = 5.0
 """For the rest of a message that has begun, and for the first one of a front-end that keeps others out."""
+_LEFT = "it left"
 
 
 class SessionEndedError(Exception):
@@ -63,6 +64,7 @@ class Session:
         try:
             device.peer = peer
             device.segment.header.connections += 1
+            device.backend.log.clear()  # what the last one asked for is not this one's reason
             device.trace(Kind.SESSION_OPENED, peer.pid)
             device.note_stage()
             device.log.info("front-end connected", pid=peer.pid, name=peer.name)
@@ -83,8 +85,15 @@ class Session:
             device.log.info("front-end disconnected", reason=reason)
 
     def _why(self, reason: str) -> str:
-        """Say more of a front-end that left before it negotiated: QEMU leaves so when it wants more queues."""
+        """Say more of a front-end that left: what it was refused, else what QEMU leaves for in silence.
+
+        That is when it wants more queues than it can have.
+        """
         backend = self._device.backend
+        if reason != _LEFT:
+            return reason
+        if refused := [entry for entry in backend.log if entry.outcome != "ok"]:
+            return f"{reason} after its {refused[-1].request} was refused: {refused[-1].outcome}"
         asked = any(entry.request == Request.GET_QUEUE_NUM.name for entry in backend.log)
         if backend.features or not asked:
             return reason
@@ -111,7 +120,7 @@ class Session:
             except ConnectionError as error:
                 raise SessionEndedError(error.strerror) from error
             if not data:
-                raise SessionEndedError("in the middle of a message" if self._framer.midway else "it left")
+                raise SessionEndedError("in the middle of a message" if self._framer.midway else _LEFT)
             try:
                 message = self._framer.feed(data, fds)
             except FramingError as error:

@@ -125,6 +125,16 @@ class Supervisor:
                     await self._tell_all(self.desired.memory_errand())
                 raise
 
+    async def set_queues(self, tap_fds: list[int | None]) -> None:
+        """Have the workers serve the queue pairs on other TAP queues from now on."""
+        async with self._lock:
+            self.desired.tap_fds = tap_fds
+            for pair, slot in enumerate(self.owner):
+                with contextlib.suppress(WorkerRefusedError):
+                    await self._tell(slot, DetachPair(pair))
+                for message, fds in self.desired.pair_errands(pair):
+                    await self._insist(slot, message, fds)
+
     async def set_polling(self, microseconds: int) -> None:
         """Let every worker go on looking for work for so long before it sleeps."""
         async with self._lock:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -324,6 +325,69 @@ def test_settings_change_what_the_driver_reads_and_tell_it_so(
             theirs.close()
 
     asyncio.run(run())
+
+
+def test_a_tap_that_is_deleted_is_a_link_that_is_down_until_it_is_made_again(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that reboots meanwhile, or a front-end that comes anew, is served as ever."""
+    monkeypatch.setattr("mpnet.control.device.TAP_SECONDS", 0.01)
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            ours, theirs = socket.socketpair()
+            await guest.call(guest.front_end.set_backend_req_fd(theirs.fileno()))
+            await guest.start(0, 1)
+            subprocess.run(["ip", "link", "del", "tap0"], check=True)
+            assert await asyncio.to_thread(ours.recv, HEADER.size)
+            assert NetConfig.unpack(await guest.call(guest.front_end.get_config(0, 24))).status == LinkStatus(0)
+            shown = describe_device(device)
+            assert (shown["link"], shown["tap"]["present"], shown["tap"]["up"]) == ("down", False, False)
+            assert await guest.call(guest.front_end.get_vring_base(0)) == 0
+            await guest.call(guest.front_end.set_u64(Request.SET_FEATURES, FEATURES))
+            await guest.start(0, 2)
+            guest.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+            again = Guest(device.config.socket)
+            await again.attach(FEATURES)
+            await again.start(0, 1)
+            subprocess.run(["ip", "tuntap", "add", "tap0", "mode", "tap", "multi_queue", "vnet_hdr"], check=True)
+            told = ["DetachPair", "AttachPair", "SetRing", "SetRing"]
+            await eventually(
+                lambda: [each["type"] for each in scripted[0].told(slot=0)][-4:] == told, "it is taken up"
+            )
+            assert describe_device(device)["link"] == "up"
+            assert device.tap.attached == {0}
+            again.close()
+            ours.close()
+            theirs.close()
+
+    asyncio.run(run())
+
+
+def test_a_front_end_that_was_refused_something_left_for_that(
+    tmp_path: Path, scripted: tuple[Script, Launcher], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            guest = Guest(device.config.socket)
+            await guest.run(guest.front_end.negotiate(0))
+            with pytest.raises(ProtocolError, match="refused SET_FEATURES"):
+                await guest.call(guest.front_end.set_u64(Request.SET_FEATURES, 1 << 40))
+            guest.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+            silent = Guest(device.config.socket)
+            await eventually(lambda: device.peer, "it is connected")
+            silent.close()
+            await eventually(lambda: device.peer is None, "the device is free")
+
+    asyncio.run(run())
+    refused, left = (line for line in capsys.readouterr().out.splitlines() if "disconnected" in line)
+    assert "it left after its SET_FEATURES was refused: features acked that were not offered" in refused
+    assert "queue pairs are the most" not in refused
+    assert "reason='it left'" in left
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,110 @@ def test_a_missing_clone_device_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         Tap.open("t0", 1, create=True)
 
 
-def test_attaching_a_queue_of_a_deleted_tap_is_an_error_and_detaching_is_not() -> None:
+def _remake(name: str = "t0", flags: str = "multi_queue vnet_hdr") -> None:
+    _ip(f"tuntap add dev {name} mode tap {flags}")
+
+
+def test_a_tap_that_was_deleted_takes_what_is_asked_of_it() -> None:
+    """As a guest does that reboots, resets its card or comes back, and does not know of it."""
     tap = Tap.open("t0", 2, create=True)
+    tap.set_mtu(1400)
     tap.attach(0)
+    assert tap.check()
     _ip("link del t0")
+    tap.set_features(GUEST)
+    assert tap.gone
     tap.detach(0)
-    with pytest.raises(TapError, match="queue 1 of TAP 't0' cannot be attached"):
-        tap.attach(1)
-    assert not tap.up
-    assert tap.mtu == 0
+    tap.attach(1)
+    tap.set_carrier(up=False)
+    tap.set_mtu(1300)
+    assert (tap.check(), tap.up, tap.is_back, tap.mtu, tap.attached) == (False, False, False, 1300, {1})
     tap.close()
+
+
+@pytest.mark.parametrize("notices", ["attach", "detach", "set_features", "set_carrier", "set_mtu", "check"])
+def test_a_deleted_tap_is_an_error_to_nobody_who_is_the_first_to_notice(notices: str) -> None:
+    tap = Tap.open("t0", 2, create=True)
+    if notices == "detach":
+        tap.attach(1)
+    _ip("link del t0")
+    calls = {
+        "attach": lambda: tap.attach(1),
+        "detach": lambda: tap.detach(1),
+        "set_features": lambda: tap.set_features(0),
+        "set_carrier": lambda: tap.set_carrier(up=False),
+        "set_mtu": lambda: tap.set_mtu(1300),
+        "check": tap.check,
+    }
+    calls[notices]()
+    assert not tap.check()
+    tap.close()
+
+
+def test_a_tap_that_is_made_again_is_taken_up_as_it_is_wanted() -> None:
+    tap = Tap.open("t0", 3, create=True)
+    tap.attach(0)
+    tap.set_mtu(1400)
+    _ip("link del t0")
+    tap.set_features(mask(Feature.GUEST_CSUM))
+    tap.attach(2)
+    assert not tap.is_back
+    _remake()
+    assert tap.is_back
+    before = list(tap.fds)
+    old = tap.take_up()
+    assert (old, tap.gone, tap.attached, _queues("t0")) == (before, False, {0, 2}, (2, 1))
+    assert (tap.mtu, ioctls.belongs_to_device(tap.fds[0])) == (1400, True)
+    for fd in old:
+        os.close(fd)
+    tap.close()
+    assert ioctls.interface_mtu("t0") == 1500
+
+
+def test_a_tap_that_is_made_anew_between_two_looks_is_another_one() -> None:
+    tap = Tap.open("t0", 2, create=True)
+    _ip("link del t0")
+    _remake()
+    assert not tap.check()
+    for fd in tap.take_up():
+        os.close(fd)
+    assert tap.check()
+    tap.close()
+
+
+def test_a_tap_that_cannot_be_taken_up_stays_gone() -> None:
+    tap = Tap.open("t0", 2, create=True)
+    tap.attach(1)
+    _ip("link del t0")
+    assert not tap.check()
+    _remake(flags="vnet_hdr")
+    with pytest.raises(TapError, match="lacks the flag multi_queue"):
+        tap.take_up()
+    assert (tap.gone, tap.attached) == (True, {1})
+    tap.close()
+
+
+def test_a_tap_that_has_moved_to_another_namespace_or_is_renamed_is_still_there() -> None:
+    tap = Tap.open("t0", 2, create=True)
+    _ip("link set t0 name t1")
+    assert tap.check()
+    _ip("netns add elsewhere")
+    try:
+        _ip("link set t1 netns elsewhere")
+        assert tap.check()
+        tap.set_features(GUEST)
+    finally:
+        tap.close()
+        _ip("netns del elsewhere")
+
+
+@pytest.mark.parametrize(("changed", "left"), [(None, 1500), (1200, 1200)])
+def test_the_mtu_is_given_back_unless_somebody_else_has_set_it(changed: int | None, left: int) -> None:
+    _remake()
+    tap = Tap.open("t0", 1)
+    tap.set_mtu(9000)
+    tap.set_mtu(8000)
+    if changed:
+        _ip(f"link set t0 mtu {changed}")
+    tap.close()
+    assert ioctls.interface_mtu("t0") == left

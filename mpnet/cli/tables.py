@@ -101,7 +101,8 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
 def _backend(report: DeviceReport) -> str:
     if report.tap is None:
         return report.config.backend
-    return f"TAP {escape(report.tap.name)}, {'up' if report.tap.up else '[red]down[/]'}"
+    state = "up" if report.tap.up else "[red]down[/]" if report.tap.present else "[red]gone[/]"
+    return f"TAP {escape(report.tap.name)}, {state}"
 
 
 def _memory(session: SessionReport) -> str:

@@ -94,10 +94,11 @@ class SessionReport(msgspec.Struct, kw_only=True):
 
 
 class TapReport(msgspec.Struct, kw_only=True):
-    """The TAP: its name and whether it is up."""
+    """The TAP: its name, whether it is up, and whether it is there at all."""
 
     name: str
     up: bool
+    present: bool = True
 
 
 class ConfigReport(msgspec.Struct, kw_only=True):

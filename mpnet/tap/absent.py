@@ -11,6 +11,8 @@ class NoTap:
     """
 
     up = True
+    gone = False
+    is_back = False
 
     def __init__(self, queue_pairs: int) -> None:
         self.fds: list[int | None] = [None] * queue_pairs
@@ -30,6 +32,14 @@ class NoTap:
 
     def detach(self, pair: int) -> None:
         """Do nothing, likewise."""
+
+    def check(self) -> bool:
+        """Be there: nothing can be deleted."""
+        return True
+
+    def take_up(self) -> list[int]:
+        """Have nothing to take up."""
+        return []
 
     def offloads(self) -> int:
         """Offer none towards the guest."""

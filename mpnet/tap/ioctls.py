@@ -35,6 +35,8 @@ _TUNSETQUEUE = 0x400454D9
 _TUNSETVNETLE = 0x400454DC
 _TUNSETCARRIER = 0x400454E2
 
+_TUNGETIFF = 0x800454D2
+_SIOCGIFINDEX = 0x8933
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _SIOCGIFMTU = 0x8921
@@ -81,6 +83,23 @@ def set_offload(fd: int, flags: int) -> None:
 def set_carrier(fd: int, *, up: bool) -> None:
     """Raise or drop the TAP's carrier; the TAP must be up."""
     fcntl.ioctl(fd, _TUNSETCARRIER, struct.pack("i", int(up)))
+
+
+def belongs_to_device(fd: int) -> bool:
+    """Whether a queue is attached to a TAP that is still there."""
+    try:
+        fcntl.ioctl(fd, _TUNGETIFF, _IFREQ_SHORT.pack(b"", 0))
+    except OSError:
+        return False
+    return True
+
+
+def interface_index(name: str) -> int:
+    """The number of an interface, 0 where there is none; one that is made again has another."""
+    try:
+        return int(_IFREQ_INT.unpack(_interface_request(_SIOCGIFINDEX, _IFREQ_INT.pack(name.encode(), 0)))[1])
+    except OSError:
+        return 0
 
 
 def interface_mtu(name: str) -> int:

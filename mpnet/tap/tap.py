@@ -31,13 +31,15 @@ _OFFLOADS = (
 class Tap:
     """An open TAP; a queue that is open receives packets only between ``attach`` and ``detach``.
 
-    A TAP made here vanishes with the last process that holds a queue of it.
+    A TAP made here vanishes with the last process that holds a queue of it. One that is deleted on the host is
+    *gone*: what is asked of it then is remembered, and done once ``take_up`` has found one of its name again.
 
     Attributes:
         name: the interface's name.
         created: it was made here.
         multi_queue: it takes several queues; one that does not has its only queue attached at all times.
         fds: the queues' file descriptors, by queue pair.
+        gone: it was deleted.
     """
 
     def __init__(self, name: str, fds: list[int], *, multi_queue: bool, created: bool) -> None:
@@ -45,9 +47,13 @@ class Tap:
         self.created = created
         self.multi_queue = multi_queue
         self.fds = fds
-        self._attached = set(range(len(fds)))
+        self.gone = False
+        self._index = 0
+        self._attached: set[int] = set()
         self._carrier = True
         self._mtu = 0
+        self._mtu_before = 0
+        self._features: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, name: str, queue_pairs: int, *, create: bool = False) -> Self:
@@ -63,53 +69,97 @@ class Tap:
         Raises:
             TapError: it is missing, busy, forbidden, no TAP or without a flag it needs.
         """
-        _check_arguments(name, queue_pairs)
-        found = link.find(name)
-        if found:
-            _check_link(name, queue_pairs, found)
-        elif not create:
-            raise TapError(f"there is no TAP {name!r}", f"{_add_command(name)}, or give the option create=on")
-        multi_queue = found.multi_queue if found else True
-        fds: list[int] = []
+        fds, multi_queue, created = _open_queues(name, queue_pairs, create=create)
+        tap = cls(name, fds, multi_queue=multi_queue, created=created)
         try:
-            fds.extend(ioctls.open_queue(name, multi_queue=multi_queue) for _ in range(queue_pairs))
-            tap = cls(name, fds, multi_queue=multi_queue, created=not found)
             tap._begin()
         except OSError as error:
-            for fd in fds:
-                os.close(fd)
+            tap.close()
             _explain(name, queue_pairs, error)
         return tap
 
     def _begin(self) -> None:
+        self._index = ioctls.interface_index(self.name)
+        self._attached = set(range(len(self.fds)))
         ioctls.set_header(self.fds[0], net_header.BYTES)
         if self.created:
             ioctls.raise_interface(self.name)
         for pair in range(len(self.fds)):
             self.detach(pair)
 
+    def check(self) -> bool:
+        """Whether it is still there, wherever it may have been moved to or however it is called by now."""
+        self.gone = self.gone or not (ioctls.interface_index(self.name) == self._index or self._answers())
+        return not self.gone
+
+    def _answers(self) -> bool:
+        try:
+            with self._device() as fd:
+                return ioctls.belongs_to_device(fd)
+        except OSError:
+            return False
+
+    @property
+    def is_back(self) -> bool:
+        """Whether there is an interface of the name of one that has gone."""
+        return self.gone and ioctls.interface_index(self.name) > 0
+
+    def take_up(self) -> list[int]:
+        """Open the TAP that was made in place of one that has gone, and do what was asked of that meanwhile.
+
+        Not to be called from a coroutine, see ``link.find``.
+
+        Returns:
+            The descriptors there were, which are the caller's to close once nobody uses them.
+
+        Raises:
+            OSError, TapError: it cannot be used, as in ``open``; it is gone as before.
+        """
+        fds, multi_queue, _ = _open_queues(self.name, len(self.fds), create=False)
+        old, wanted = self.fds, self._attached
+        self.fds, self.multi_queue, self.created, self.gone = fds, multi_queue, False, False
+        try:
+            self._begin()
+            self._do_again(wanted)
+        except (OSError, TapError):
+            self.fds, self._attached, self.gone = old, wanted, True
+            for fd in fds:
+                os.close(fd)
+            raise
+        return old
+
+    def _do_again(self, attached: set[int]) -> None:
+        if self._features:
+            self.set_features(*self._features)
+        if self._mtu_before:
+            mtu, self._mtu_before = self._mtu, 0
+            self.set_mtu(mtu)
+        for pair in attached:
+            self.attach(pair)
+
     @property
     def attached(self) -> frozenset[int]:
-        """Queue pairs whose queue is attached."""
+        """Queue pairs whose queue is attached, or is to be once the TAP is back."""
         return frozenset(self._attached)
 
     def attach(self, pair: int) -> None:
         """Let the kernel send packets to a queue pair; attached twice is attached once.
 
         Raises:
-            TapError: the TAP is gone.
+            TapError: the kernel refuses.
         """
         if pair in self._attached:
             return
         try:
-            ioctls.set_queue(self.fds[pair], attached=True)
+            if not self.gone:
+                ioctls.set_queue(self.fds[pair], attached=True)
         except OSError as error:
-            raise TapError(
-                f"queue {pair} of TAP {self.name!r} cannot be attached ({error.strerror})",
-                f"was the TAP deleted? {_add_command(self.name)}, then restart mpnet",
-            ) from error
+            if self.check():
+                raise TapError(
+                    f"queue {pair} of TAP {self.name!r} cannot be attached ({error.strerror})"
+                ) from error
         self._attached.add(pair)
-        if len(self._attached) == 1 and not self._carrier:
+        if len(self._attached) == 1 and not self._carrier and not self.gone:
             self._on_device(self._apply_carrier)
 
     def detach(self, pair: int) -> None:
@@ -150,11 +200,16 @@ class Tap:
         given = features if offloads is None else offloads
         flags = sum(flag for wanted, flag in _OFFLOADS if given & wanted == wanted)
         try:
-            with self._device() as fd:
-                ioctls.set_header(fd, net_header.header_bytes(features))
-                ioctls.set_offload(fd, flags)
+            if not self.gone:
+                with self._device() as fd:
+                    ioctls.set_header(fd, net_header.header_bytes(features))
+                    ioctls.set_offload(fd, flags)
         except OSError as error:
-            raise TapError(f"TAP {self.name!r} does not take offloads {flags:#x} ({error.strerror})") from error
+            if self.check():
+                raise TapError(
+                    f"TAP {self.name!r} does not take offloads {flags:#x} ({error.strerror})"
+                ) from error
+        self._features = features, given
 
     def set_carrier(self, *, up: bool) -> None:
         """Raise or drop the link as the host sees it.
@@ -164,49 +219,63 @@ class Tap:
         """
         self._carrier = up
         try:
-            self._on_device(self._apply_carrier)
+            if not self.gone:
+                self._on_device(self._apply_carrier)
         except OSError as error:
-            raise TapError(
-                f"the carrier of TAP {self.name!r} cannot be changed ({error.strerror})",
-                f"set it up: ip link set {self.name} up",
-            ) from error
+            if self.check():
+                raise TapError(
+                    f"the carrier of TAP {self.name!r} cannot be changed ({error.strerror})",
+                    f"set it up: ip link set {self.name} up",
+                ) from error
 
     def _apply_carrier(self, fd: int) -> None:
         ioctls.set_carrier(fd, up=self._carrier)
 
     @property
     def mtu(self) -> int:
-        """The TAP's MTU; the last one known when it has gone to another network namespace."""
-        try:
-            self._mtu = ioctls.interface_mtu(self.name)
-        except OSError:
-            return self._mtu
+        """The TAP's MTU; the last one known when it has gone, or to another network namespace."""
+        if not self.gone:
+            with suppress(OSError):
+                self._mtu = ioctls.interface_mtu(self.name)
         return self._mtu
 
     def set_mtu(self, mtu: int) -> None:
-        """Set the TAP's MTU.
+        """Set the TAP's MTU, until ``close``.
 
         Raises:
             TapError: the kernel refuses.
         """
+        before = self.mtu
         try:
-            ioctls.set_interface_mtu(self.name, mtu)
+            if not self.gone:
+                ioctls.set_interface_mtu(self.name, mtu)
         except OSError as error:
-            raise TapError(
-                f"the MTU of TAP {self.name!r} cannot be {mtu} ({error.strerror})",
-                f"as administrator: ip link set {self.name} mtu {mtu}",
-            ) from error
+            if self.check():
+                raise TapError(
+                    f"the MTU of TAP {self.name!r} cannot be {mtu} ({error.strerror})",
+                    f"as administrator: ip link set {self.name} mtu {mtu}",
+                ) from error
+        self._mtu = mtu
+        self._mtu_before = self._mtu_before or before
+
+    def _restore_mtu(self) -> None:
+        """Give back the MTU that the TAP had, unless somebody else has changed it since."""
+        known = self._mtu
+        if self._mtu_before and self.check() and self.mtu == known:
+            with suppress(OSError):
+                ioctls.set_interface_mtu(self.name, self._mtu_before)
 
     @property
     def up(self) -> bool:
         """Whether the TAP is up; False as well when it is gone."""
         try:
-            return ioctls.interface_is_up(self.name)
+            return not self.gone and ioctls.interface_is_up(self.name)
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close all queues here; processes that were given duplicates keep theirs."""
+        """Close all queues here and give back the MTU; processes that were given duplicates keep theirs."""
+        self._restore_mtu()
         for fd in self.fds:
             os.close(fd)
         self.fds = []
@@ -226,7 +295,27 @@ class Tap:
         try:
             yield self.fds[0]
         finally:
-            ioctls.set_queue(self.fds[0], attached=False)
+            with suppress(OSError):  # it was deleted meanwhile
+                ioctls.set_queue(self.fds[0], attached=False)
+
+
+def _open_queues(name: str, queue_pairs: int, *, create: bool) -> tuple[list[int], bool, bool]:
+    """Open queues; gives them, whether the TAP has multi_queue, and whether it was made for them."""
+    _check_arguments(name, queue_pairs)
+    found = link.find(name)
+    if found:
+        _check_link(name, queue_pairs, found)
+    elif not create:
+        raise TapError(f"there is no TAP {name!r}", f"{_add_command(name)}, or give the option create=on")
+    multi_queue = found.multi_queue if found else True
+    fds: list[int] = []
+    try:
+        fds.extend(ioctls.open_queue(name, multi_queue=multi_queue) for _ in range(queue_pairs))
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        _explain(name, queue_pairs, error)
+    return fds, multi_queue, not found
 
 
 def _add_command(name: str) -> str:
