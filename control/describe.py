@@ -103,6 +103,7 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "slot": slot,
         "pid": worker.pid if worker else None,
         "state": "running" if worker and worker.alive else "being replaced",
+        "unisolated": worker.unisolated if worker else None,
         "cpu": worker.cpu if worker else None,
         "age": worker.age if worker else None,
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,

@@ -26,6 +26,7 @@ from mpnet.rpc.worker import (
     CompleteCommand,
     ControlCommand,
     DetachPair,
+    Isolated,
     Request,
     RingBroken,
     SetCapture,
@@ -78,6 +79,7 @@ class Supervisor:
         self._lock = asyncio.Lock()
         self._backoffs: dict[int, Backoff] = {}
         self._tasks = Tasks(surroundings.log)
+        self._unisolated: dict[str, str] = {}
         self._running = False
         self._stopping = asyncio.Event()
         self._listener = Listener(self._reported, self._ended)
@@ -320,9 +322,17 @@ class Supervisor:
         except WorkerRefusedError as error:
             self._around.log.error("worker refused", worker=slot, request=_name(message), problem=str(error))
 
-    def _reported(self, worker: Worker, report: RingBroken | ControlCommand) -> None:
-        if self.workers.get(worker.slot) is worker:
+    def _reported(self, worker: Worker, report: RingBroken | ControlCommand | Isolated) -> None:
+        if isinstance(report, Isolated):
+            self._note_isolation(report.missing)
+        elif self.workers.get(worker.slot) is worker:
             self._around.reported(report)
+
+    def _note_isolation(self, missing: dict[str, str]) -> None:
+        """Say once what workers keep of their rights, which are the same for each of them."""
+        if missing != self._unisolated:
+            self._around.log.warning("workers are not fully isolated", **missing)
+        self._unisolated = missing
 
     def _ended(self, worker: Worker, ending: Ending) -> None:
         slot = worker.slot

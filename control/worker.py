@@ -15,7 +15,7 @@ from mpnet.control.fork_server import Process
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
 from mpnet.rpc.channel import Channel, ChannelClosedError
-from mpnet.rpc.worker import ControlCommand, Done, Failed, Request, RingBroken, Shutdown
+from mpnet.rpc.worker import ControlCommand, Done, Failed, Forbidden, Isolated, Request, RingBroken, Shutdown
 from mpnet.segment.layout import RestartReason
 from mpnet.segment.segment import Segment
 
@@ -69,11 +69,11 @@ class Listener:
     """Who hears of what a worker does unasked.
 
     Attributes:
-        reported: a ring broke, or the control queue has a command.
+        reported: a ring broke, the control queue has a command, or the worker is isolated.
         ended: the process is gone, and nobody had asked it to.
     """
 
-    reported: Callable[["Worker", RingBroken | ControlCommand], None]
+    reported: Callable[["Worker", RingBroken | ControlCommand | Isolated], None]
     ended: Callable[["Worker", Ending], None]
 
 
@@ -107,6 +107,8 @@ class Worker:
         self._answered = False
         self._asked_to_stop = False
         self._fault = ""
+        self._forbidden = ""
+        self.unisolated: dict[str, str] | None = None
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._pidfd = -1
@@ -264,7 +266,11 @@ class Worker:
                 return
 
     def _take(self, report: Any) -> None:
-        if isinstance(report, RingBroken | ControlCommand):
+        if isinstance(report, Isolated):
+            self.unisolated = report.missing
+        if isinstance(report, Forbidden):
+            self._forbidden = f"system call {report.call}, which it has not declared, at {report.where}"
+        elif isinstance(report, RingBroken | ControlCommand | Isolated):
             self._listener.reported(self, report)
         elif self._abandoned:
             self._abandoned -= 1
@@ -295,19 +301,21 @@ class Worker:
 
     async def _finish(self) -> None:
         code = await self._status()
-        self.ending = _ending(code, self._fault)
         self._receive()  # what it said last
+        self.ending = _ending(code, self._fault, self._forbidden)
         self._forget_channel()
         self._gone.set()
         if not self._asked_to_stop:
             self._listener.ended(self, self.ending)
 
 
-def _ending(code: int | None, fault: str) -> Ending:
+def _ending(code: int | None, fault: str, forbidden: str) -> Ending:
     if fault:
         return Ending(RestartReason.HUNG, fault)
     if code is None:
         return Ending(RestartReason.EXITED, "its status was lost with the process that forked it")
+    if code == -signal.SIGSYS:
+        return Ending(RestartReason.FORBIDDEN, forbidden or "SIGSYS")
     if code < 0:
         return Ending(RestartReason.KILLED, _signal_name(-code))
     return Ending(RestartReason.EXITED, f"status {code}")

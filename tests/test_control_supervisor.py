@@ -185,7 +185,7 @@ def test_a_replacement_is_told_everything_and_goes_on_where_the_ring_was(
             new = [told for told in scripted[0].told(slot=1) if told["pid"] != first]
             assert [told["type"] for told in new] == ["SetMemory", "AttachPair", "SetRing"]
             assert (new[0]["fds"], new[2]["base"]) == (1, None)
-            assert list(segment.workers[1].restarts) == [0, 1, 0]
+            assert list(segment.workers[1].restarts) == [0, 1, 0, 0]
             assert await supervisor.stop_ring(2) == 7
             os.close(memory)
 

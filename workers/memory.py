@@ -3,22 +3,28 @@
 import ctypes
 import mmap
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpnet.errors import GuestMemoryError
+from mpnet.jit.system_calls import Call, equals
 from mpnet.rpc.worker import Region
+from mpnet.workers.signals import handle, handle_by_default
 from mpnet.workers.state import MAX_REGIONS, Context
 
 _ADDRESS_LIMIT = 1 << 62
 """Keeps every sum of an address and a size a positive signed 64-bit integer."""
-_SIGBUS = 7
+_AT_EMPTY_PATH = 0x1000
+_FSTAT = "the C library's fstat() makes one of newfstatat and fstat, by its version"
 _SIGINFO_ADDRESS_OFFSET = 16
-_SA_SIGINFO = 4
-_SA_NODEFER = 0x40000000
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
+SYSTEM_CALLS = (
+    Call("newfstatat", equals(3, _AT_EMPTY_PATH), seldom=_FSTAT),
+    Call("fstat", seldom=_FSTAT),
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -174,35 +180,15 @@ def _map(region: Region, fd: int) -> _Mapping:
     return _Mapping(region, _identity(fd), memory, address, page_size)
 
 
-_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-
-
-class _Sigaction(ctypes.Structure):
-    # As glibc declares it on 64-bit Linux.
-    _fields_ = [
-        ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_ulong * 16),
-        ("flags", ctypes.c_int),
-        ("restorer", ctypes.c_void_p),
-    ]
-
-
 def _install_sigbus_handler(memory: GuestMemory) -> Any:
     """Handle SIGBUS in guest memory; elsewhere it ends the process as ever.
 
-    The signal is synchronous: it comes where this very thread touches the lost page, in compiled code that does
-    not hold the GIL or in a ``ctypes`` load that does. ctypes takes the GIL for a callback in either state, so
-    the handler may be Python. ``signal.signal`` would not do: it runs handlers between bytecodes, and the
-    faulting instruction would be repeated for ever.
+    It comes where this very thread touches the lost page.
     """
 
     def on_sigbus(signal_number: int, information: int, _context: int) -> None:
         address = ctypes.c_uint64.from_address(information + _SIGINFO_ADDRESS_OFFSET).value
         if not memory.lost(address):
-            default = _Sigaction()
-            _libc.sigaction(signal_number, ctypes.byref(default), None)
+            handle_by_default(signal_number)
 
-    handler = _Handler(on_sigbus)
-    action = _Sigaction(ctypes.cast(handler, ctypes.c_void_p), flags=_SA_SIGINFO | _SA_NODEFER)
-    _libc.sigaction(_SIGBUS, ctypes.byref(action), None)
-    return handler
+    return handle(signal.SIGBUS, on_sigbus, nested=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpnet.errors import GuestMemoryError, MpnetError
+from mpnet.jit.system_calls import Call
 from mpnet.rpc.worker import SetRing
 from mpnet.segment.layout import DropReason, Fault, RingState
 from mpnet.segment.segment import Segment
@@ -18,6 +19,12 @@ from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Contex
 from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
 
+SYSTEM_CALLS = (
+    Call("poll"),
+    Call("ppoll", seldom="what poll is on machines that have no call of that name"),
+    Call("read"),
+    Call("close"),
+)
 _BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}
 
 

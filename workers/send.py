@@ -5,7 +5,7 @@ from typing import Any
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u8, store_u16
-from mpnet.jit.uring import WRITE, WRITEV
+from mpnet.jit.uring_setup import WRITE, WRITEV
 from mpnet.virtio.net_header import (
     CSUM_OFFSET,
     CSUM_START,

@@ -12,6 +12,7 @@ import numpy as np
 from mpnet.jit import perf
 from mpnet.jit.compile import JIT, prune_cache
 from mpnet.segment import layout
+from mpnet.virtio import packed_ring, split_ring
 from mpnet.workers import control_queue, loop, main, packed, ring, state, trace, writer
 
 __all__ = ["main", "warm_up"]
@@ -26,7 +27,7 @@ def _context_type() -> Any:
 
 
 def warm_up() -> None:
-    """Compile, or load from the cache, every function that Python calls."""
+    """Compile, or load from the cache, every function that Python calls: an isolated worker cannot."""
     prune_cache()
     context = _context_type()
     entry_points: list[tuple[Any, int]] = [
@@ -42,6 +43,13 @@ def warm_up() -> None:
     ]
     for function, integers in entry_points:
         function.compile((context, *(numba.int64,) * integers))
+    accessors: list[tuple[Any, int]] = [
+        (split_ring.used_index, 1),
+        (split_ring.publish_used, 2),
+        (packed_ring.descriptor_flags, 1),
+    ]
+    for function, integers in accessors:
+        function.compile((numba.int64,) * integers)
     if perf.PERF:
         perf.write_map()
 

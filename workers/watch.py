@@ -10,10 +10,12 @@ import numpy as np
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import store_i64, store_u32
 from mpnet.jit.syscalls import epoll_ctl
+from mpnet.jit.system_calls import Call
 from mpnet.workers.state import ATTENTION, EPOLL_DATA_OFFSET, EPOLL_EVENT_BYTES, FRAMES, KICK, TAP, Context
 
 _CTL_ADD = 1
 _CTL_DEL = 2
+SYSTEM_CALLS = (Call("epoll_ctl"), Call("close"))
 _EVENTS = select.EPOLLIN | select.EPOLLET
 _libc = ctypes.CDLL(None, use_errno=True)
 

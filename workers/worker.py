@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from mpnet.errors import MpnetError
+from mpnet.jit.system_calls import Call
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import (
     AttachPair,
@@ -37,6 +38,8 @@ from mpnet.workers.trace import trace
 from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
 
+SYSTEM_CALLS = (Call("getpid"),)
+
 
 class Worker:
     """One worker process's whole state.
@@ -66,9 +69,12 @@ class Worker:
         self.watch.attention(channel.fileno())
         self._trace(Kind.WORKER_STARTED, NO_SUBJECT, os.getpid())
 
+    def open(self) -> None:
+        """Make what takes rights that a worker gives up; in the thread that serves, as the kernel wants it."""
+        self._writer.open()
+
     def run(self) -> None:
         """Serve until control says stop; when control is gone, as long as there are rings to serve."""
-        self._writer.open()
         try:
             while not self.stopping:
                 serve(self.ctx)

@@ -8,7 +8,8 @@ import errno
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_i64, load_u8, load_u32
 from mpnet.jit.syscalls import write, writev
-from mpnet.jit.uring import NOTHING, WRITEV, complete, entry, queue, submit
+from mpnet.jit.uring import NOTHING, complete, entry, queue, submit
+from mpnet.jit.uring_setup import WRITEV
 from mpnet.segment.layout import DropReason, Engine
 from mpnet.virtio.net_header import GSO_TYPE
 from mpnet.workers.state import Context

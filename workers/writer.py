@@ -4,7 +4,8 @@ import os
 
 from mpnet.jit.compile import compiled
 from mpnet.jit.syscalls import clock_ns, write
-from mpnet.jit.uring import NOTHING, WRITE, Uring, complete, queue, submit
+from mpnet.jit.uring import NOTHING, Uring, complete, queue, submit
+from mpnet.jit.uring_setup import WRITE
 from mpnet.segment.layout import MAX_QUEUE_PAIRS, Engine
 from mpnet.workers.state import BURST, Context
 from mpnet.workers.statistics import CLOCK_MONOTONIC

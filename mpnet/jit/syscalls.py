@@ -12,6 +12,7 @@ from numba import types
 
 from mpnet.jit.compile import JIT, compiled
 from mpnet.jit.memory import load_i64, load_u32
+from mpnet.jit.system_calls import Call
 
 _C_TYPES: dict[str, Any] = {"i": ctypes.c_int, "l": ctypes.c_long}
 _NUMBA_TYPES: dict[str, Any] = {"i": types.int32, "l": types.int64}
@@ -41,6 +42,22 @@ _sendmmsg = _external("sendmmsg", "i", "ilii")
 _sched_yield = _external("sched_yield", "i", "")
 _syscall = _external("syscall", "l", "lllllll")
 _IO_URING_ENTER = 426  # the same number on every architecture
+
+SYSTEM_CALLS = (
+    Call("readv"),
+    Call("writev"),
+    Call("write"),
+    Call("read"),
+    Call("io_uring_enter"),
+    Call("epoll_wait"),
+    Call("epoll_pwait", seldom="what epoll_wait is on machines that have no call of that name"),
+    Call("sched_yield"),
+    Call("epoll_ctl"),
+    Call(
+        "clock_gettime", seldom="where the clock cannot be read without the kernel, as on some virtual machines"
+    ),
+)
+"""Those of these that a worker makes; ``sendmmsg`` is for generators of packets."""
 
 if JIT:
 

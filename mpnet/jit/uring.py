@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 from mpnet.jit.compile import compiled
 from mpnet.jit.memory import load_acquire_u32, load_i64, load_u32, store_i64, store_release_u32
 from mpnet.jit.syscalls import io_uring_enter
-from mpnet.jit.uring_setup import forget_files, register_buffers, register_files, replace_file, setup
+from mpnet.jit.uring_setup import (
+    SQE_FIXED_FILE,
+    WRITE_FIXED,
+    enable,
+    forget_files,
+    register_buffers,
+    register_files,
+    replace_file,
+    setup,
+)
 
 _OFFSET_SQ_RING, _OFFSET_CQ_RING, _OFFSET_SQES = 0, 0x8000000, 0x10000000
 
 _SQE_BYTES, _CQE_BYTES = 64, 16
-WRITEV = 2
-WRITE_FIXED = 5
-WRITE = 23
-"""Operations: writev(2), write(2) from a fixed buffer, write(2)."""
-_SQE_FIXED_FILE = 1
 _ENTER_GETEVENTS = 1
 _RWF_NOWAIT = 8
 """What would block fails with EAGAIN. With O_NONBLOCK alone it would wait, and others would overtake it."""
@@ -85,6 +89,7 @@ class Uring:
         try:
             register_buffers(self._fd, buffers)
             register_files(self._fd, files)
+            enable(self._fd)
             self._map(params)
         except BaseException:
             self.close()
@@ -159,7 +164,7 @@ def queue(state: Any, operation: int, file: int, address: int, count: int, tag: 
     """
     ring = state[0]
     sqe = entry(state, 0)
-    store_i64(sqe, operation | _SQE_FIXED_FILE << 8 | file << 32)  # opcode, flags, ioprio, fd
+    store_i64(sqe, operation | SQE_FIXED_FILE << 8 | file << 32)  # opcode, flags, ioprio, fd
     store_i64(sqe + 8, -1)  # no position: the file is a stream
     store_i64(sqe + 16, address)
     store_i64(sqe + 24, count | _RWF_NOWAIT << 32)  # length, rw_flags

@@ -8,9 +8,12 @@ from typing import Any
 import msgpack
 import msgspec
 
+from mpnet.jit.system_calls import Call
+
 MAX_MESSAGE_BYTES = 128 * 1024
 MAX_FDS = 253
 """SCM_MAX_FD of Linux."""
+SYSTEM_CALLS = (Call("recvmsg"), Call("sendmsg"))
 
 
 class ChannelClosedError(Exception):

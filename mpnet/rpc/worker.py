@@ -1,8 +1,8 @@
 """What control tells a worker, and what the worker says.
 
-Control sends one request at a time and gets exactly one ``Done`` or ``Failed`` for it. ``RingBroken`` and
-``ControlCommand`` come unasked. A request carries the whole of what it sets, not a change: the same message
-starts a ring, restarts it in a replacement and moves it to another worker.
+Control sends one request at a time and gets exactly one ``Done`` or ``Failed`` for it. ``RingBroken``,
+``ControlCommand``, ``Isolated`` and ``Forbidden`` come unasked. A request carries the whole of what it sets,
+not a change: the same message starts a ring, restarts it in a replacement and moves it to another worker.
 """
 
 import msgspec
@@ -126,6 +126,19 @@ class ControlCommand(msgspec.Struct, tag=True):
     data: bytes
 
 
+class Isolated(msgspec.Struct, tag=True):
+    """Said once, before the first request is taken: which stages of its isolation were not possible, and why."""
+
+    missing: dict[str, str]
+
+
+class Forbidden(msgspec.Struct, tag=True):
+    """The worker made a system call that it has not declared, and ends: its name, and the line of Python's."""
+
+    call: str
+    where: str
+
+
 Request = (
     SetMemory
     | AttachPair
@@ -138,4 +151,4 @@ Request = (
     | SetCapture
     | Shutdown
 )
-Report = Done | Failed | RingBroken | ControlCommand
+Report = Done | Failed | RingBroken | ControlCommand | Isolated | Forbidden

@@ -98,6 +98,7 @@ class RestartReason(enum.IntEnum):
     EXITED = 0
     KILLED = 1
     HUNG = 2
+    FORBIDDEN = 3
 
 
 class Engine(enum.IntEnum):

@@ -1,0 +1,202 @@
+"""What a worker has given up before its first message, and what becomes of one that wants more.
+
+Real workers of a real fork server, interpreted, in a process each.
+"""
+
+import contextlib
+import os
+import re
+import select
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mpnet.errors import MpnetError
+from mpnet.guest.chain import PLAIN, Layout
+from mpnet.guest.frame import Frame, NetHeader
+from mpnet.jit.system_calls import Call, number
+from mpnet.rpc.channel import ChannelClosedError
+from mpnet.rpc.worker import Done, Forbidden, Isolated, RingBroken, SetPolling, StopRing, TraceBursts
+from mpnet.segment.layout import Engine
+from mpnet.workers.isolation import declared
+from tests.isolated_harness import IsolatedHarness, Server, server
+from tests.isolated_worker import ACTIONS
+from tests.worker_harness import HEADER_BYTES
+
+Step = Callable[[IsolatedHarness], None]
+FRAME = Frame(bytes(12) + b"\x88\xb5" + bytes(1400))
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Server]:
+    with server() as started:
+        yield started
+
+
+def forbidden(harness: IsolatedHarness) -> list[str]:
+    return [report.call for report in harness.reports if isinstance(report, Forbidden)]
+
+
+def exercise(harness: IsolatedHarness) -> None:
+    """Rings, frames both ways, memory.
+
+    Raises:
+        ChannelClosedError: the worker has ended, here and in the next ones.
+    """
+    kick(harness)
+    harness.start()
+    harness.receiver.post(1600, 4)
+    for layout in (PLAIN, Layout((3, 7))):
+        send(harness, layout)
+        harness.tap.send(NetHeader().pack(HEADER_BYTES) + FRAME.data)
+        until(harness, lambda: bool(harness.receiver.receive(1, seconds=0)))
+    harness.start(None)
+    assert isinstance(harness.ask(StopRing(1)), Done)
+    harness.set_memory()
+
+
+def send(harness: IsolatedHarness, layout: Layout = PLAIN) -> None:
+    with contextlib.suppress(MpnetError):
+        harness.sender.send([FRAME], layout, seconds=0)
+    until(harness, lambda: bool(select.select([harness.tap], [], [], 0)[0]))
+    assert harness.tap.recv(1 << 17)[HEADER_BYTES:] == FRAME.data
+
+
+def poll(harness: IsolatedHarness) -> None:
+    """Have it look for work for ever longer after each frame, and so offer its processor to others.
+
+    Where those take it, no poll begins for a while: then it has offered it.
+    """
+    harness.ask(SetPolling(60_000_000))
+    harness.start()
+    for _ in range(16):
+        before = int(harness.segment.workers[0].poll_misses)
+        send(harness)
+        for _ in range(300):
+            if harness.segment.workers[0].poll_misses > before:
+                break
+            harness.ask(TraceBursts(False))
+
+
+def until(harness: IsolatedHarness, done: Callable[[], bool]) -> None:
+    while not done():
+        harness.ask(TraceBursts(False))
+
+
+def shrink(harness: IsolatedHarness) -> None:
+    """Take guest memory away under a ring: SIGBUS, and a broken ring."""
+    harness.start()
+    os.ftruncate(harness.memory.fd, 0)
+    kick(harness)
+    until(harness, lambda: any(isinstance(report, RingBroken) for report in harness.reports))
+
+
+def lose_segment(harness: IsolatedHarness) -> None:
+    """Take the segment away: SIGBUS in what is no guest memory, which no worker survives."""
+    os.ftruncate(harness.segment.fd, 0)
+    harness.ask(TraceBursts(False))
+
+
+def kick(harness: IsolatedHarness) -> None:
+    fd = harness.tx.ring.kick_fd
+    assert fd is not None
+    os.eventfd_write(fd, 1)
+
+
+class Course(NamedTuple):
+    """Steps, and how the worker ends behind them."""
+
+    engine: Engine
+    steps: tuple[Step, ...] = ()
+    plan: str = ""
+    status: int = 0
+
+
+def run(forks: Server, course: Course, omit: str = "") -> IsolatedHarness:
+    """Have a worker go through a course, as far as it comes, and end."""
+    with (
+        IsolatedHarness(forks, omit + course.plan, engine=course.engine) as harness,
+        contextlib.suppress(ChannelClosedError),
+    ):
+        for step in course.steps:
+            step(harness)
+    return harness
+
+
+COURSES = {
+    "io_uring": Course(Engine.URING, (exercise,)),
+    "plain": Course(Engine.RW, (exercise, poll, shrink)),
+    "memory": Course(Engine.RW, plan=".do-grow"),
+    "segment": Course(Engine.RW, (lose_segment,), status=-signal.SIGBUS),
+}
+
+
+@pytest.mark.parametrize("course", COURSES.values(), ids=COURSES)
+def test_an_isolated_worker_does_all_that_a_worker_does(forks: Server, course: Course) -> None:
+    harness = run(forks, course)
+    assert (forbidden(harness), harness.status) == ([], course.status)
+
+
+CALLS = [(place, call) for place, call in enumerate(declared.calls()) if number(call.name) is not None]
+FSTAT = {"fstat", "newfstatat"}
+UNTOLD = {"sendmsg", "exit_group", "brk"}
+"""Nothing can be told without the first, at the second the channel is closed, and to tell may take memory."""
+
+
+@pytest.mark.parametrize(("place", "call"), CALLS, ids=[f"{place}-{call.name}" for place, call in CALLS])
+def test_every_declared_call_is_made(forks: Server, place: int, call: Call) -> None:
+    """A worker whose filter lacks it is found making it, or it says why it may go unused."""
+    for course in COURSES.values():
+        harness = run(forks, course, f".omit-{place}")
+        if harness.status == -signal.SIGSYS:
+            assert forbidden(harness) == [call.name] or (call.name in UNTOLD and not forbidden(harness))
+            return
+        assert (forbidden(harness), harness.status) == ([], course.status)
+    assert call.seldom, "no course makes it"
+
+
+def test_the_c_librarys_fstat_is_declared_under_the_name_it_has_here(forks: Server) -> None:
+    places = [place for place, call in CALLS if call.name in FSTAT]
+    found = [forbidden(run(forks, COURSES["io_uring"], f".omit-{place}")) for place in places]
+    assert sorted(map(len, found)) == [0, 1]
+
+
+@pytest.mark.parametrize("action", sorted(set(ACTIONS) - {"fail", "grow"}))
+def test_a_call_that_is_not_declared_is_refused_told_and_the_end(forks: Server, action: str) -> None:
+    with IsolatedHarness(forks, f".do-{action}") as harness:
+        harness.start()
+    assert (forbidden(harness), harness.status) == ([action], -signal.SIGSYS)
+    (report,) = (report for report in harness.reports if isinstance(report, Forbidden))
+    assert re.fullmatch(r"mpnet\.workers\.worker:\d+", report.where), "where it took the message"
+
+
+def test_a_worker_that_fails_says_where_without_reading_its_source(capfd: pytest.CaptureFixture[str]) -> None:
+    with server() as forks, IsolatedHarness(forks, ".do-fail") as harness:
+        harness.start()
+    assert (forbidden(harness), harness.status) == ([], 1)
+    said = capfd.readouterr().err
+    assert re.search(r'isolated_worker.py", line \d+, in _fail\nLookupError: the worker.s own fault\n', said)
+
+
+def test_a_worker_has_no_rights_and_sees_nothing(forks: Server) -> None:
+    with IsolatedHarness(forks) as harness:
+        harness.start()
+        folder = Path(f"/proc/{harness.process.pid}")
+        lines = (folder / "status").read_text().splitlines()
+        seen = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        namespaces = {name: (folder / "ns" / name).readlink() for name in ("net", "mnt", "ipc")}
+        root, owner = list((folder / "root").iterdir()), (folder / "maps").stat().st_uid
+        files = {str(fd.readlink()) for fd in (folder / "fd").iterdir()}
+    (isolated,) = (report for report in harness.reports if isinstance(report, Isolated))
+    assert isolated.missing == {}
+    assert {seen[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (seen["NoNewPrivs"], seen["Seccomp"], seen["Groups"]) == ("1", "2", "")
+    assert "0" not in seen["Uid"].split() + seen["Gid"].split()
+    assert not [name for name, own in namespaces.items() if own == Path(f"/proc/self/ns/{name}").readlink()]
+    assert (root, owner) == ([], 0), "nothing is mounted, and nobody but root looks into it"
+    segment, stderr = f"/dev/shm/mpnet.{harness.segment.name}", str(Path("/proc/self/fd/2").readlink())  # noqa: S108
+    kinds = ("socket:", "anon_inode:", "pipe:", "/dev/shm/mpnet-guest.")  # noqa: S108 - as Linux names what is given
+    assert {file for file in files if not file.startswith(kinds)} == {"/dev/null", segment, stderr}
