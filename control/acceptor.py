@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from mpnet.control.descriptors import let_close
 from mpnet.control.log import Log
 from mpnet.control.tasks import Tasks
 
@@ -77,7 +78,7 @@ class Acceptor:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Linux gives the lowest number that is free.
         if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - self._spare:
-            sock.close()
+            let_close(sock)
             self._log.error("connection refused: file descriptors are short", limit=limit, spare=self._spare)
             return
         if len(self._connections) >= self._most:
@@ -95,4 +96,4 @@ class Acceptor:
     def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._connections.pop(task, None)
         if task.cancelled() or task.exception():
-            sock.close()
+            let_close(sock)

@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-import select
 from dataclasses import replace
 from typing import Any
 
 from mpnet.config.device import MAX_MTU, MAX_POLL_US, MIN_MTU, DeviceConfig
 from mpnet.control import commands, leftovers, sharing
+from mpnet.control.channel import BackendChannel
 from mpnet.control.desired import Desired
 from mpnet.control.engine import choose_engine
 from mpnet.control.launcher import Launcher
@@ -68,7 +68,7 @@ class Device:
         self._offered_pairs = config.queue_pairs
         self._tap_offloads = 0
         self._burst_watchers = 0
-        self._channel_fd: int | None = None
+        self._channel = BackendChannel(self.log)
         self._lock = asyncio.Lock()
         self._tasks = Tasks(self.log)
 
@@ -165,7 +165,7 @@ class Device:
             case effects.WriteConfig(offset, data):
                 self._write_config(offset, data)
             case effects.SetBackendChannel(fd):
-                self._channel_fd = fd
+                self._channel.fd = fd
             case _:
                 raise TypeError(f"{effect} is the session's")
 
@@ -185,9 +185,8 @@ class Device:
             self.peer = None
             try:
                 await self._set_memory(())
+            finally:
                 await self._reset()
-            except MpnetError as error:
-                self.log.error("session not wholly forgotten", problem=str(error))
 
     def note_stage(self) -> None:
         """Show in the segment how far the front-end has come."""
@@ -381,15 +380,7 @@ class Device:
     def _config_changed(self) -> None:
         """Have the driver read the configuration space again, where the front-end passes that on."""
         self.backend.set_config(self._net_config().pack())
-        if self._channel_fd is None:
-            return
-        # A front-end that does not read its channel must not hold control up.
-        _, writable, _ = select.select([], [self._channel_fd], [], 0)
-        try:
-            if writable:
-                os.write(self._channel_fd, config_change())
-        except OSError as error:
-            self.log.warning("config change not told to the front-end", problem=error.strerror)
+        self._channel.tell(config_change())
 
 
 def _number(name: str, value: Any, low: int, high: int) -> int:

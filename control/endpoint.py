@@ -5,6 +5,7 @@ import select
 import socket
 from collections.abc import Callable
 
+from mpnet.control import descriptors
 from mpnet.control.acceptor import Acceptor
 from mpnet.control.budget import Budget, metered
 from mpnet.control.device import Device
@@ -89,7 +90,7 @@ class Endpoint:
         if self._may_attach(peer) and await self._speaks(sock, peer) and await self._turn(sock, peer):
             self._begin(sock, peer)
         else:
-            sock.close()
+            descriptors.let_close(sock)
 
     def _may_attach(self, peer: Peer) -> bool:
         if not self._users or peer.uid in self._users or peer.uid == _ROOT:
@@ -168,7 +169,7 @@ class Endpoint:
             await metered(session.run(), self._budget.spend)
         except Exception:  # whatever it is, the next front-end is to be served
             self._device.log.exception("session failed")
-            sock.close()
+            descriptors.let_close(sock)
         self._note_end(pid, session)
 
     async def _connect(self) -> None:

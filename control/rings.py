@@ -56,8 +56,10 @@ class Rings:
         await self._set(index)
 
     async def stop(self, index: int) -> None:
-        """Stop a ring and tell the machine where it was left."""
-        number = self._numbers.pop(index)
+        """Stop a ring and tell the machine where it was left; one that is not started is stopped already."""
+        number = self._numbers.pop(index, None)
+        if number is None:
+            return
         base = await self._supervisor.stop_ring(number)
         if has(self._backend.features, Feature.RING_PACKED):
             # A packed ring's base has where chains are taken and, above, where they are returned: the same here.

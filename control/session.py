@@ -1,14 +1,13 @@
 """One front-end's connection: its socket on one side, the vhost-user machine and the device on the other."""
 
 import asyncio
-import os
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from mpnet.control import sharing
+from mpnet.control import descriptors, sharing
 from mpnet.control.budget import Budget
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
@@ -124,7 +123,7 @@ class Session:
             try:
                 message = self._framer.feed(data, fds)
             except FramingError as error:
-                _close_all(error.fds)
+                await descriptors.close_foreign(error.fds, self._hung_up)
                 raise SessionEndedError(str(error)) from error
             if message:
                 return message
@@ -148,8 +147,9 @@ class Session:
     async def _answer(self, message: Message) -> None:
         """Have the machine and the device carry out one message."""
         backend = self._device.backend
+        message, problem = await descriptors.admit(message, self._hung_up)
         try:
-            for effect in self._received(message):
+            for effect in self._received(message, problem):
                 await self._perform(effect)
         except MpnetError as error:
             following = backend.failed(str(error))
@@ -165,9 +165,14 @@ class Session:
             self._device.trace(Kind.REQUEST_REFUSED, message.request)
             self._device.log.warning("request refused", request=entry.request, problem=entry.outcome)
 
-    def _received(self, message: Message) -> list[Effect]:
-        """Have the machine take a message; a ring for which there is no memory is told, once, with the remedy."""
+    def _received(self, message: Message, problem: str) -> list[Effect]:
+        """Have the machine take a message, or refuse it for the ``problem`` that its descriptors are.
+
+        A ring for which there is no memory is told, once, with the remedy.
+        """
         backend = self._device.backend
+        if problem:
+            return backend.refuse(message, problem)
         before = backend.unmapped_rings
         effects = backend.receive(message)
         if backend.unmapped_rings > before and not self._told_of_memory:
@@ -189,7 +194,7 @@ class Session:
             case Close(reason):
                 raise SessionEndedError(reason)
             case CloseFds(fds):
-                _close_all(fds)
+                await descriptors.close_admitted(fds, self._hung_up)
             case _:
                 await self._device.perform(effect)
 
@@ -211,19 +216,32 @@ class Session:
             raise SessionEndedError(f"it takes no answer for {_SEND_SECONDS:g} s") from None
 
     async def _end(self) -> None:
+        """Free the device of this front-end: each step is taken, whatever has become of the one before."""
         device = self._device
-        _close_all(self._framer.abandon())
-        device.renew_offer()
+        with self._going_on():
+            device.renew_offer()
         effects = device.backend.disconnected()
         for effect in effects:
             if not isinstance(effect, CloseFds):
-                await device.perform(effect)
-        await device.forget_session()
+                with self._going_on():
+                    await device.perform(effect)
+        with self._going_on():
+            await device.forget_session()
         device.note_stage()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         for effect in effects:
             if isinstance(effect, CloseFds):
-                _close_all(effect.fds)
-        self._sock.close()
+                await descriptors.close_admitted(effect.fds, self._hung_up)
+        # Descriptors may be queued in the connection, too, that nobody has looked at.
+        await descriptors.close_foreign((*self._framer.abandon(), self._sock.detach()), self._hung_up)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._device.log.error("session not wholly forgotten", problem=str(error), exc_info=error)
 
 
 async def readable(sock: socket.socket) -> None:
@@ -245,8 +263,3 @@ async def _writable(sock: socket.socket) -> None:
         await ready.wait()
     finally:
         loop.remove_writer(sock)
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)

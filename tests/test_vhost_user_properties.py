@@ -21,8 +21,9 @@ from mpnet.vhost_user.messages import (
     pack_regions,
     pack_single_region,
 )
+from mpnet.vhost_user.ring_checks import parts
 from mpnet.vhost_user.state import Offer
-from mpnet.virtio.features import Feature, mask
+from mpnet.virtio.features import Feature, has, mask
 
 OFFER = Offer(mask(Feature.VERSION_1, Feature.MQ, Feature.CTRL_VQ, Feature.RING_PACKED), 2, max_memory_slots=3)
 BASE = 0x10000000
@@ -110,7 +111,7 @@ class Session:
                 self.open -= set(fds)
             case StartRing(index):
                 assert index not in self.running, "started twice"
-                assert self.backend.rings[index].startable or self.backend.rings[index].started
+                self.expect_servable(self.backend.rings[index])
                 self.running.add(index)
             case StopRing(index):
                 self.running.remove(index)
@@ -126,13 +127,26 @@ class Session:
                 assert data
                 assert not fds
 
-    def request(self, message, *, fail=False):
-        """One message; with ``fail`` its first effect fails, and a ring that would not stop is ended."""
+    def expect_servable(self, ring):
+        """Whatever request started the ring."""
+        packed = has(self.backend.features, Feature.RING_PACKED)
+        assert 0 < ring.size <= 32768
+        assert not packed or ring.base & 0x7FFF < ring.size
+        for part in parts(ring, packed=packed):
+            assert any(
+                region.user_address <= part.address
+                and part.address + part.size <= region.user_address + region.size
+                for region in self.backend.regions
+            )
+
+    def request(self, message, *, fail=None):
+        """One message; the effect of number ``fail`` fails, and what the machine has not started is stopped."""
         effects = self.backend.receive(message)
-        if fail and effects and not isinstance(effects[0], Close):
-            if isinstance(effects[0], StopRing):
-                self.running -= {effect.index for effect in effects if isinstance(effect, StopRing)}
-            self.perform(self.backend.failed("it did not work"))
+        if fail is not None and effects and not isinstance(effects[0], Close):
+            self.perform(effects[: fail % len(effects)])
+            following = self.backend.failed("it did not work")
+            self.running &= {ring.index for ring in self.backend.rings if ring.started}
+            self.perform(following)
         else:
             self.perform(effects)
             self.perform(self.backend.done())
@@ -164,10 +178,10 @@ class FrontEnds(RuleBasedStateMachine):
         number, payload = request
         self.session.request(Message(number, payload, self.fds_for(number, payload, extra), flags))
 
-    @rule(request=REQUESTS, flags=FLAGS)
-    def send_what_cannot_be_performed(self, request, flags):
+    @rule(request=REQUESTS, flags=FLAGS, fail=st.integers(0, 3))
+    def send_what_cannot_be_performed(self, request, flags, fail):
         number, payload = request
-        self.session.request(Message(number, payload, self.fds_for(number, payload, 0), flags), fail=True)
+        self.session.request(Message(number, payload, self.fds_for(number, payload, 0), flags), fail=fail)
 
     @rule(index=INDEX, place=PLACE, flags=FLAGS)
     def start(self, index, place, flags):

@@ -7,7 +7,7 @@ first descriptor's flags are written, which is done last.
 """
 
 from mpnet.jit.compile import compiled, inlined
-from mpnet.jit.memory import load_i64, load_u16, store_i64
+from mpnet.jit.memory import copy, load_i64, load_u16, store_i64
 from mpnet.segment.layout import LOG_ENTRIES, LOG_ENTRY_BYTES, Fault
 from mpnet.virtio.packed_ring import (
     advance,
@@ -20,6 +20,7 @@ from mpnet.virtio.packed_ring import (
     handover_length,
     is_available,
     make_handover,
+    position,
     used_flags,
     wraps,
 )
@@ -146,14 +147,17 @@ def note_used(ctx: Context, index: int, span: int, buffer_id: int, length: int) 
 
 
 @compiled
-def write_log(ctx: Context, index: int, cursor: int, count: int) -> None:
-    """Write ``count`` noted chains to the ring from ``cursor`` on, the first one's flags last (2.8.1)."""
+def write_log(ctx: Context, index: int, log: int, cursor: int, count: int) -> None:
+    """Write the ``count`` chains noted at ``log`` from ``cursor`` on, the first one's flags last (2.8.1).
+
+    The cursor's position is below the ring's size, and so is what any of them spans.
+    """
     ring = ctx.rings[index]
     first = descriptor_at(ring.descriptors, cursor)
-    first_used = _used(ring.log, cursor)
-    cursor = advance(cursor, _span(ring.log), ring.entries)
+    first_used = _used(log, cursor)
+    cursor = advance(cursor, _span(log), ring.entries)
     for number in range(1, count):
-        entry = ring.log + LOG_ENTRY_BYTES * number
+        entry = log + LOG_ENTRY_BYTES * number
         hand_over(descriptor_at(ring.descriptors, cursor), _used(entry, cursor))
         cursor = advance(cursor, _span(entry), ring.entries)
     hand_over(first, first_used)
@@ -175,17 +179,40 @@ def _span(entry: int) -> int:
 
 
 @compiled
-def replay(ctx: Context, index: int) -> None:
+def replay(ctx: Context, index: int) -> bool:
     """Write the last burst of a worker that died again, unless the driver may have seen it.
 
     Once the first descriptor's flags were written it is used, or the driver has made it available anew with the
     other wrap counter; either way it no longer looks as it did to the device before.
+
+    Shared memory is written by others, too: what it says is copied, and checked there.
+
+    Returns:
+        False, with nothing written: what is noted cannot be a burst of this ring that ends where it says.
     """
+    ring = ctx.rings[index]
     state = ctx.shared[index].place
-    cursor = state >> 16 & 0xFFFF
+    began = state >> 16 & 0xFFFF
     count = state >> 32
-    if count and is_chain_available(ctx, index, cursor):
-        write_log(ctx, index, cursor, count)
+    if position(state & 0xFFFF) >= ring.entries:
+        return False
+    if count == 0:
+        return True
+    if count < 0 or count > LOG_ENTRIES or position(began) >= ring.entries:
+        return False
+    log = ctx.worker[0].iovecs  # in use within bursts alone
+    copy(log, ring.log, LOG_ENTRY_BYTES * count)
+    spanned = 0
+    for number in range(count):
+        span = _span(log + LOG_ENTRY_BYTES * number)
+        spanned += span
+        if span == 0 or spanned > ring.entries:
+            return False
+    if advance(began, spanned, ring.entries) != state & 0xFFFF:
+        return False
+    if is_chain_available(ctx, index, began):
+        write_log(ctx, index, log, began, count)
+    return True
 
 
 @compiled

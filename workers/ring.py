@@ -75,7 +75,8 @@ def look_again(ctx: Context, index: int) -> None:
     ring = ctx.rings[index]
     if not ring.packed and ring.cursor == ring.limit:
         limit = avail_index(ring.avail)
-        if (limit - ring.place) & 0xFFFF <= ring.entries:
+        # Behind the cursor it would name chains that were taken already.
+        if (ring.cursor - ring.place) & 0xFFFF <= (limit - ring.place) & 0xFFFF <= ring.entries:
             ring.limit = limit
 
 
@@ -126,7 +127,8 @@ def fetch_ahead_to_write(ctx: Context, index: int) -> None:
 def _start_ahead(ctx: Context, index: int) -> int:
     """Where a chain some way behind the next one begins, if the driver has added it, to be prefetched.
 
-    What the descriptor says is not checked, and need not be: a prefetch accesses nothing and has no fault.
+    What the descriptor says is not checked but kept within a region: a prefetch has no fault, but how long it
+    takes would tell the guest which addresses of this process, and of the kernel, are mapped.
     """
     ring = ctx.rings[index]
     region = ctx.regions[ctx.worker[0].last_region]
@@ -137,7 +139,10 @@ def _start_ahead(ctx: Context, index: int) -> int:
         # Beyond the driver's index stand heads of the last time round: what they name is fetched in vain.
         head = avail_entry(ring.avail, ring.cursor + _AHEAD, ring.entries)
         descriptor = ring.descriptors + DESCRIPTOR_BYTES * (head & (ring.entries - 1))
-    return int(region.host_address + (descriptor_address(descriptor) - region.guest_address))
+    address = descriptor_address(descriptor)
+    if address < region.guest_address or address - region.guest_address >= region.length:
+        return int(region.host_address)
+    return int(region.host_address + (address - region.guest_address))
 
 
 @inlined
@@ -168,7 +173,7 @@ def close_burst(ctx: Context, index: int) -> None:
     ring.place = ring.cursor = ring.returned
     if ring.packed:
         shared.place = make_place(ring.place, began, ring.logged)
-        write_log(ctx, index, began, ring.logged)
+        write_log(ctx, index, ring.log, began, ring.logged)
     else:
         shared.place = ring.place
         publish_used(ring.used, ring.place)

@@ -1,14 +1,14 @@
 """The rings a worker serves: set up, changed, re-mapped and stopped between bursts."""
 
 import os
-import select
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mpnet.errors import GuestMemoryError, MpnetError
 from mpnet.jit.system_calls import Call
 from mpnet.rpc.worker import SetRing
-from mpnet.segment.layout import DropReason, Fault, RingState
+from mpnet.segment.layout import SPILL_BYTES, DropReason, Fault, RingState
 from mpnet.segment.segment import Segment
 from mpnet.virtio import net_header, packed_ring, split_ring
 from mpnet.virtio.features import Feature, has
@@ -91,17 +91,22 @@ class Rings:
         ring = self._ctx.rings[index]
         ring.kick_fd, ring.call_fd, ring.err_fd = kick, call_fd, err
         if index // 2 not in self._taps and index != self._control_index:
+            self._forget(index)
             raise MpnetError(f"ring {index} belongs to queue pair {index // 2}, which this worker does not serve")
-        self._locate(spec)
-        self._negotiate(spec)
-        self._place(spec)
+        try:
+            self._locate(spec)
+            self._negotiate(spec)
+            self._place(spec)
+            self._watch_ring(index)
+        except (MpnetError, OSError):
+            self._forget(index)
+            raise
         self._specs[index] = spec
         shared = self._ctx.shared[index]
         shared.entries = spec.size
         shared.fault = Fault.NONE
         shared.state = RingState.RUNNING if spec.enabled else RingState.DISABLED
         ring.started = ring.ready = ring.kicks_wanted = 1
-        self._watch_ring(index)
         # Whoever served the ring before may have died between publishing and calling.
         ring.signalled = -1
         call(self._ctx, index)
@@ -197,15 +202,20 @@ class Rings:
         ring = self._ctx.rings[spec.index]
         shared = self._ctx.shared[spec.index]
         if spec.base is not None:
-            shared.place = _packed_base(ring, spec) if ring.packed else split_ring.used_index(ring.used)
+            shared.place = _packed_base(ring, spec) & 0xFFFF if ring.packed else split_ring.used_index(ring.used)
             if shared.spilled:
                 shared.drops[DropReason.DISABLED] += 1
                 shared.spilled = 0
+        elif not 0 <= shared.spill_done <= shared.spilled <= SPILL_BYTES:
+            shared.drops[DropReason.BROKEN] += 1
+            shared.spilled = 0
         ring.place = int(shared.place) & 0xFFFF
-        if ring.packed:
-            replay(self._ctx, spec.index)
-        else:
+        if not ring.packed:
             split_ring.publish_used(ring.used, ring.place)
+        elif not replay(self._ctx, spec.index):
+            raise MpnetError(
+                f"ring {spec.index}: place {int(shared.place):#x} is none in a ring of {spec.size} descriptors"
+            )
 
     def _watch_ring(self, index: int) -> None:
         ring = self._ctx.rings[index]
@@ -260,8 +270,10 @@ def _parts(spec: SetRing) -> tuple[tuple[str, int, int], ...]:
 
 
 def _take_kicks(fd: int) -> None:
-    """Empty a kick's eventfd, so that only kicks from now on count; the ring is looked at in any case."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if poll.poll(0):
-        os.read(fd, 8)
+    """Empty a kick's eventfd, so that only kicks from now on count; the ring is looked at in any case.
+
+    Others may read it meanwhile, or make it block: this read does not, whatever they do. A kernel that cannot
+    read so leaves one kick too many.
+    """
+    with suppress(OSError):
+        os.preadv(fd, [bytearray(8)], -1, os.RWF_NOWAIT)

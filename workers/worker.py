@@ -137,6 +137,9 @@ class Worker:
             return Done(handlers[type(message)](message, fds))
         except MpnetError as error:
             return Failed(error.problem, error.remedy)
+        except OSError as error:
+            # Of a descriptor that came along: no reason to end.
+            return Failed(f"{type(message).__name__}: {error.strerror}")
 
     def _set_memory(self, message: SetMemory, fds: Sequence[int]) -> int:
         try:

@@ -38,7 +38,6 @@ from mpnet.vhost_user.messages import (
 )
 from mpnet.vhost_user.ring import Ring
 from mpnet.vhost_user.state import MalformedError, Offer, RefusedError, State, UnmappedRingError
-from mpnet.virtio.features import Feature, has
 
 Handler = Callable[[State, Message], list[Effect]]
 Reply = Callable[[State, Message], bytes]
@@ -133,6 +132,7 @@ class _Pending:
         rule: how it is served; None where it has none.
         before: the state to go back to.
         stops: ring indexes the effects stop.
+        starts: those that they start.
         refusal: why it was refused; empty where it was granted.
     """
 
@@ -140,6 +140,7 @@ class _Pending:
     rule: Rule | None
     before: State
     stops: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
     refusal: str = ""
 
 
@@ -197,11 +198,7 @@ class Backend:
     @property
     def control_ring(self) -> int | None:
         """The control queue's ring index (VIRTIO 5.1.2); None where the front-end serves that queue itself."""
-        features = self._state.features
-        if not has(features, Feature.CTRL_VQ):
-            return None
-        multiqueue = has(features, Feature.MQ) or has(features, Feature.RSS)
-        return 2 * self.offer.queue_pairs if multiqueue else 2
+        return self._state.control_ring
 
     def require_reset(self) -> None:
         """The driver broke a ring: GET_STATUS says DEVICE_NEEDS_RESET until a reset (VIRTIO 2.1.2)."""
@@ -228,11 +225,25 @@ class Backend:
             self._unwanted += message.fds
             return self._close(message, str(malformed))
         stops = tuple(effect.index for effect in effects if isinstance(effect, StopRing))
-        if any(isinstance(effect, StartRing) for effect in effects):
+        starts = tuple(effect.index for effect in effects if isinstance(effect, StartRing))
+        if starts:
             self.unmapped_rings = 0
-        self._pending = _Pending(message, rule, self._state, stops)
+        self._pending = _Pending(message, rule, self._state, stops, starts)
         self._state = draft
         return effects
+
+    def refuse(self, message: Message, reason: str) -> list[Effect]:
+        """Refuse a message for what the session sees of it, as ``receive()`` does for what it says.
+
+        Args:
+            message: with those of its descriptors that are to be closed here.
+            reason: what is wrong with it.
+        """
+        self._heard = True
+        if self._closing:
+            self._unwanted += message.fds
+            return []
+        return self._refuse(message, RULES.get(message.request), reason)
 
     def ring_stopped(self, index: int, base: int) -> None:
         """Tell where a ring was left once ``StopRing`` has been performed.
@@ -262,11 +273,14 @@ class Backend:
 
         A request that stops rings cannot be taken back, and one whose sender expects no acknowledgement cannot
         be refused: these close the session. A ring that would not stop counts as stopped: end its worker first.
+        One that was to start does not count as started, whether or not it was its turn.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return []
         if pending.stops:
+            for index in pending.starts:
+                self._state.rings[index].forget_start()
             self._give_up(pending, self._state)
             return self._close(pending.message, reason)
         self._state = replace(pending.before, config=self._state.config)

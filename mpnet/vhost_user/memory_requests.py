@@ -5,7 +5,7 @@ on. One whose memory goes away is stopped first and started again where it was o
 memory back: QEMU replaces a region by removing it and adding its successor, two requests.
 """
 
-from mpnet.vhost_user.effects import Effect, MemoryRegion, SetMemory, StartRing, StopRing
+from mpnet.vhost_user.effects import Effect, MemoryRegion, SetMemory, StopRing
 from mpnet.vhost_user.memory import check_overlaps, check_region, describe, same_place
 from mpnet.vhost_user.messages import (
     MAX_TABLE_REGIONS,
@@ -16,6 +16,7 @@ from mpnet.vhost_user.messages import (
     unpack_single_region,
 )
 from mpnet.vhost_user.ring_checks import unmapped_part
+from mpnet.vhost_user.ring_requests import start
 from mpnet.vhost_user.state import RefusedError, State
 
 
@@ -85,6 +86,5 @@ def _change(draft: State, regions: tuple[MemoryRegion, ...]) -> list[Effect]:
             ring.started = False
             stops.append(StopRing(ring.index))
         elif mapped and not ring.started:
-            ring.started = True
-            starts.append(StartRing(ring.index))
+            starts.append(start(draft, ring))
     return [*stops, SetMemory(regions), *starts]

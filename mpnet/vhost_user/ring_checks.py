@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.memory import holds
 from mpnet.vhost_user.ring import Ring
-from mpnet.vhost_user.state import RefusedError, UnmappedRingError
+from mpnet.vhost_user.state import RefusedError, State, UnmappedRingError
 
 MAX_RING_SIZE = 32768
 
@@ -92,13 +92,42 @@ def unmapped_part(ring: Ring, regions: Sequence[MemoryRegion], *, packed: bool) 
     return None
 
 
-def check_all(ring: Ring, regions: Sequence[MemoryRegion], *, packed: bool) -> None:
+def check_index(ring: Ring, state: State) -> None:
+    """Refuse a ring that is none under the features negotiated (VIRTIO 5.1.2): the control queue is the last.
+
+    Rings are numbered by what was negotiated, and workers have the control queue in a place of its own: a ring
+    behind it would share a number with another.
+
+    Raises:
+        RefusedError: as said.
+    """
+    last = 2 * state.offer.queue_pairs - 1 if state.control_ring is None else state.control_ring
+    if ring.index > last:
+        raise RefusedError(
+            f"ring {ring.index} is none with the features negotiated, which make ring {last} the last one"
+        )
+
+
+def check_kick(ring: Ring, state: State) -> None:
+    """Refuse a control queue without a kick descriptor: nobody polls it.
+
+    Raises:
+        RefusedError: as said.
+    """
+    if ring.index == state.control_ring and ring.kick_fd is None:
+        raise RefusedError(f"ring {ring.index}: the control queue is not polled, it needs a kick descriptor")
+
+
+def check_all(ring: Ring, state: State) -> None:
     """Refuse to start a ring that cannot be served.
 
     Raises:
-        RefusedError: its size, alignment or base is wrong.
+        RefusedError: its number, size, alignment, base or kick is wrong.
         UnmappedRingError: an area of it lies in no region.
     """
+    packed, regions = state.packed, state.regions
+    check_index(ring, state)
+    check_kick(ring, state)
     check_size(ring, packed=packed)
     check_alignment(ring, packed=packed)
     check_base(ring, packed=packed)

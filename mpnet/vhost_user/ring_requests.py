@@ -75,6 +75,7 @@ def set_vring_kick(draft: State, message: Message) -> list[Effect]:
     ring, fd = _ring_and_fd(draft, message)
     ring.kick_fd, ring.kick_known = fd, True
     if ring.started:
+        ring_checks.check_kick(ring, draft)
         return [UpdateRing(ring.index)]
     return _start_if_ready(draft, ring)
 
@@ -105,6 +106,17 @@ def set_vring_enable(draft: State, message: Message) -> list[Effect]:
     return _update_if_started(ring)
 
 
+def start(draft: State, ring: Ring) -> Effect:
+    """Start a startable ring: the only way to, whatever request it is that completes it.
+
+    Raises:
+        RefusedError: it cannot be served as it is.
+    """
+    ring_checks.check_all(ring, draft)
+    ring.started = True
+    return StartRing(ring.index)
+
+
 def _ring_and_fd(draft: State, message: Message) -> tuple[Ring, int | None]:
     """Read the payload shared by SET_VRING_KICK, _CALL and _ERR."""
     value = U64.unpack(message.payload).value
@@ -117,11 +129,7 @@ def _ring_and_fd(draft: State, message: Message) -> tuple[Ring, int | None]:
 
 
 def _start_if_ready(draft: State, ring: Ring) -> list[Effect]:
-    if not ring.startable:
-        return []
-    ring_checks.check_all(ring, draft.regions, packed=draft.packed)
-    ring.started = True
-    return [StartRing(ring.index)]
+    return [start(draft, ring)] if ring.startable else []
 
 
 def _update_if_started(ring: Ring) -> list[Effect]:

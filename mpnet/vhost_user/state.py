@@ -93,6 +93,14 @@ class State:
         """At least one ring is started."""
         return any(ring.started for ring in self.rings)
 
+    @property
+    def control_ring(self) -> int | None:
+        """The control queue's ring index (VIRTIO 5.1.2); None where the front-end serves that queue itself."""
+        if not has(self.features, Feature.CTRL_VQ):
+            return None
+        multiqueue = has(self.features, Feature.MQ) or has(self.features, Feature.RSS)
+        return 2 * self.offer.queue_pairs if multiqueue else 2
+
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Tell whether the front-end acked protocol ``feature``."""
         return bool(self.protocol_features >> feature & 1)
