@@ -1,4 +1,4 @@
-"""Every start of a ring checks everything, whatever request it is that causes it; and a start that fails is none."""
+"""Every start of a ring checks everything, whatever request causes it; and a start that fails is none."""
 
 import pytest
 
