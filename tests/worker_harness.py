@@ -14,7 +14,18 @@ from mpnet.guest.queue import Queue
 from mpnet.guest.receiver import Receiver
 from mpnet.guest.sender import Sender
 from mpnet.rpc.channel import Channel
-from mpnet.rpc.worker import AttachPair, Done, Failed, Region, Report, Request, SetMemory, SetRing, Shutdown
+from mpnet.rpc.worker import (
+    AttachPair,
+    Done,
+    Failed,
+    Region,
+    Report,
+    Request,
+    SetMemory,
+    SetRing,
+    Shutdown,
+    StopRing,
+)
 from mpnet.segment.layout import Engine
 from mpnet.segment.segment import Segment
 from mpnet.virtio.features import Feature, has, mask
@@ -125,6 +136,11 @@ class Harness:
             if isinstance(report, Done | Failed):
                 return report
             self.reports.append(report)
+
+    def ask_to_stop(self, *rings: int) -> None:
+        """Stop rings."""
+        for index in rings:
+            assert isinstance(self.ask(StopRing(index)), Done)
 
     def next_report(self) -> Any:
         """The next report that comes unasked."""

@@ -83,7 +83,9 @@ class Captured:
             MpnetError: it cannot be mapped.
         """
         try:
-            mapped = np.frombuffer(mmap.mmap(fd, 0), np.uint8)
+            memory = mmap.mmap(fd, 0)
+            memory.madvise(mmap.MADV_DONTDUMP)
+            mapped = np.frombuffer(memory, np.uint8)
         except (OSError, ValueError) as error:
             raise MpnetError(f"cannot map the shared memory of a capture: {error}") from error
         worker = self._ctx.worker[0]

@@ -13,7 +13,7 @@ from mpnet.workers.consume import consume
 from mpnet.workers.echo import echo
 from mpnet.workers.poll import ROUNDS_A_LOOK, offer_processor, pace
 from mpnet.workers.receive import receive
-from mpnet.workers.ring import refuse_kicks
+from mpnet.workers.ring import memory_was_lost, refuse_kicks
 from mpnet.workers.state import (
     ATTENTION,
     ECHO,
@@ -67,14 +67,18 @@ def _serve_queues(ctx: Context) -> bool:
         tx_ring = ctx.rings[rx_index + 1]
         if tx_ring.backend != TAP:
             _serve_without_tap(ctx, rx_index)
+            memory_was_lost(ctx, rx_index + 1)
             busy |= tx_ring.started and tx_ring.ready
             continue
         if tx_ring.started and tx_ring.ready:
             if transmit(ctx, rx_index + 1) and ctx.worker[0].polling:
                 _expect_answers(ctx, rx_index)
+            # Also a burst that finds nothing: what it looked at may be zeros in the place of what was lost.
+            memory_was_lost(ctx, rx_index + 1)
             busy |= tx_ring.ready != 0
         if rx_ring.started and rx_ring.enabled and rx_ring.ready:
             receive(ctx, rx_index)
+            memory_was_lost(ctx, rx_index)
             busy |= rx_ring.ready != 0
     return busy
 

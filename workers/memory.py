@@ -45,6 +45,8 @@ class _Mapping:
     memory: mmap.mmap
     map_address: int
     page_size: int
+    lost_from: int = -1
+    """Address of the first page that its file took away; -1 while all are there."""
 
     @property
     def host_address(self) -> int:
@@ -96,7 +98,9 @@ class GuestMemory:
 
     def _find(self, region: Region, fd: int) -> _Mapping | None:
         file = _identity(fd)
-        return next((m for m in self._mappings if m.region == region and m.file == file), None)
+        same = (m for m in self._mappings if m.region == region and m.file == file)
+        # What was lost does not come back by itself, even if the file grows again: such a region is mapped anew.
+        return next((m for m in same if m.lost_from < 0), None)
 
     def _fill_table(self) -> None:
         worker = self._ctx.worker[0]
@@ -109,6 +113,7 @@ class GuestMemory:
         worker.last_region = 0
         if not self._mappings:
             self._ctx.regions[0].length = 0
+            self._ctx.regions[0].host_address = 0
 
     def from_user(self, address: int, size: int) -> int:
         """Where ``size`` bytes at a front-end's user address are in this process.
@@ -119,11 +124,28 @@ class GuestMemory:
         for mapping in self._mappings:
             offset = address - mapping.region.user_address
             if offset >= 0 and offset + size <= mapping.region.size:
-                return mapping.host_address + offset
+                found = mapping.host_address + offset
+                if 0 <= mapping.lost_from < found + size:
+                    raise GuestMemoryError(
+                        f"the range {address:#x}..{address + size:#x} was lost: its file became shorter",
+                        "share guest memory anew",
+                    )
+                return found
         raise GuestMemoryError(
             f"the range {address:#x}..{address + size:#x} is in none of {len(self._mappings)} memory regions",
             "is the guest's memory shared with the device (share=on)?",
         )
+
+    @property
+    def unminded_loss(self) -> bool:
+        """Whether memory was lost that no ring has been broken for yet."""
+        worker = self._ctx.worker[0]
+        return bool(worker.memory_lost != worker.memory_lost_seen)
+
+    def mind_losses(self) -> None:
+        """Note that every ring that must be broken for what was lost is."""
+        worker = self._ctx.worker[0]
+        worker.memory_lost_seen = worker.memory_lost
 
     def close(self) -> None:
         """Unmap everything."""
@@ -144,6 +166,7 @@ class GuestMemory:
                 page = address - (address - mapping.map_address) % mapping.page_size
                 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
                 got = _libc.mmap(page, end - page, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+                mapping.lost_from = page if mapping.lost_from < 0 else min(page, mapping.lost_from)
                 self._ctx.worker[0].memory_lost += 1
                 return bool(got == page)
         return False
@@ -176,6 +199,8 @@ def _map(region: Region, fd: int) -> _Mapping:
             f"cannot map memory region of {region.size} bytes at offset {region.offset}: {error}",
             "guest memory must be a shared memfd, /dev/shm or hugetlbfs file (share=on)",
         ) from error
+    # A guest's memory has no place in a core file of this process.
+    memory.madvise(mmap.MADV_DONTDUMP)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     return _Mapping(region, _identity(fd), memory, address, page_size)
 

@@ -290,7 +290,7 @@ def break_ring(ctx: Context, index: int, fault: int) -> None:
         write(ring.err_fd, ctx.worker[0].one, 8)
 
 
-@compiled
+@inlined
 def memory_was_lost(ctx: Context, index: int) -> bool:
     """Whether guest memory vanished while this ring was served; then the ring is broken."""
     worker = ctx.worker[0]

@@ -129,6 +129,23 @@ class Rings:
             except GuestMemoryError:
                 break_ring(self._ctx, index, int(Fault.RING_ADDRESS))
 
+    def mind_losses(self, culprit: int | None = None) -> None:
+        """Break every ring that lies in memory that was lost, which would be empty for ever.
+
+        Args:
+            culprit: the ring that was being served when memory was lost just now, wherever it lies itself.
+        """
+        if culprit is not None and self._memory.unminded_loss and self._ctx.rings[culprit].started:
+            break_ring(self._ctx, culprit, int(Fault.MEMORY_LOST))
+        self._memory.mind_losses()
+        for index, spec in self._specs.items():
+            if not self._ctx.rings[index].started:
+                continue
+            try:
+                self._locate(spec)
+            except GuestMemoryError:
+                break_ring(self._ctx, index, int(Fault.MEMORY_LOST))
+
     def close(self) -> None:
         """Let go of everything."""
         for pair in list(self._taps):

@@ -78,8 +78,10 @@ class Worker:
         try:
             while not self.stopping:
                 serve(self.ctx)
+                self._mind_losses()  # before a message makes other rings of those that are to break
                 self._take_messages()
                 self._take_command()
+                self._mind_losses()
                 self._report_broken()
         finally:
             self._writer.close()
@@ -189,6 +191,7 @@ class Worker:
 
     def _complete_command(self, message: CompleteCommand, _fds: Sequence[int]) -> int:
         self._control_queue.complete(message.ack)
+        self._mind_losses(self._control_index)
         return 0
 
     def _trace_bursts(self, message: TraceBursts, _fds: Sequence[int]) -> int:
@@ -216,8 +219,14 @@ class Worker:
         if ring.started:
             ring.ready = 1
             command = self._control_queue.take()
-            if command is not None:
+            self._mind_losses(self._control_index)
+            if command is not None and ring.started:
                 self._send(ControlCommand(command))
+
+    def _mind_losses(self, culprit: int | None = None) -> None:
+        """Break the rings whose memory was lost, if there may be any."""
+        if self.ctx.worker[0].broken or self._memory.unminded_loss:
+            self._rings.mind_losses(culprit)
 
     def _report_broken(self) -> None:
         worker = self.ctx.worker[0]

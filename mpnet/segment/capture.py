@@ -130,6 +130,7 @@ class Capture:
     def __init__(self, device: str, memory: mmap.mmap) -> None:
         self._device = device
         self._memory = memory
+        memory.madvise(mmap.MADV_DONTDUMP)  # frames are the guest's
         header = np.ndarray((1,), _HEADER, memory)[0]
         self.lane_bytes, self.snaplen = int(header["lane_bytes"]), int(header["snaplen"])
         self.lanes = [

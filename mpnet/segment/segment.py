@@ -40,6 +40,7 @@ class Segment:
         self.queue_pairs = queue_pairs
         self.fd = -1
         self._memory = memory
+        memory.madvise(mmap.MADV_DONTDUMP)  # what waits in the spills is the guest's
         self.address: int = np.frombuffer(memory, np.uint8).ctypes.data
         self.header = self._records(layout.HEADER, 1, 0)[0]
         self.rings = self._records(layout.RING, layout.ring_count(queue_pairs), layout.rings_offset())
