@@ -17,13 +17,19 @@ from mpnet.control.launcher import Launcher
 from mpnet.errors import ProtocolError
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, MAX_FDS, Message, Request
-from tests.control_harness import Guest, Script, eventually, served
-from tests.test_control_session import FEATURES, _fork_server, scripted
+from mpnet.virtio.features import Feature, mask
+from tests.control_harness import Guest, Script, eventually, fake_workers, served
+from tests.real.netns import network_namespace
 
-__all__ = ["_fork_server", "scripted"]
-
+FEATURES = mask(Feature.VERSION_1, Feature.MRG_RXBUF, Feature.MQ, Feature.CSUM)
 _HOUR = 3600
 _EVENTS = (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR)
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[Script, Launcher]]:
+    with network_namespace(), fake_workers() as both:
+        yield both
 
 
 @contextmanager
