@@ -5,13 +5,14 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from mpnet.control.acceptor import SPARE_DESCRIPTORS, Acceptor
 from mpnet.control.log import get_log
 from mpnet.control.peer import Peer
 from mpnet.errors import MpnetError, ProtocolError
@@ -64,8 +65,9 @@ class ManagementServer:
         self._observe = observe
         self._log = get_log(socket=str(path))
         self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(
+            self._serve, self._log, MAX_CLIENTS, refuse=self._refuse, spare=SPARE_DESCRIPTORS
+        )
 
     async def start(self) -> None:
         """Bind the socket, for this user alone, and answer from now on.
@@ -81,40 +83,39 @@ class ManagementServer:
                 "choose another path with --control-socket",
             ) from None
         self._listener = bind_unix(self.path)
-        self._server = await asyncio.start_unix_server(self._accept, sock=self._listener.dup())
+        self._acceptor.start(self._listener)
 
     async def close(self) -> None:
         """Hang up on every client and remove the socket."""
-        if self._server is not None:
-            self._server.close()
-        for client in self._clients:
-            client.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
+        await self._acceptor.close()
         if self._listener is not None:
             release_unix(self._listener)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._clients.add(task)
+    async def _serve(self, sock: socket.socket) -> None:
+        """Answer a client until it leaves."""
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
         try:
-            _check_peer(writer.get_extra_info("socket"))
-            if len(self._clients) > MAX_CLIENTS:
-                raise MpnetError(f"{MAX_CLIENTS} clients are connected already", "close some of them")
+            _check_peer(sock)
             async with AsyncExitStack() as leaving:
                 _leaving.set(leaving)
                 while True:
                     await self._answer(reader, writer)
+                    await asyncio.sleep(0)  # requests that are there already are no reason to keep others waiting
         except MpnetError as error:
             self._log.warning("management client refused", problem=error.problem)
             writer.write(pack(_refusal(error)))
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             pass  # it is gone, or this process is stopping: nobody is left to tell
         finally:
-            self._clients.discard(task)
             writer.close()
+
+    def _refuse(self, sock: socket.socket) -> None:
+        """Tell a client too many so."""
+        error = MpnetError(f"{MAX_CLIENTS} clients are connected already", "close some of them")
+        self._log.warning("management client refused", problem=error.problem)
+        with sock, suppress(OSError):
+            sock.settimeout(0)
+            sock.send(pack(_refusal(error)))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))

@@ -4,6 +4,7 @@ The packet path knows nothing of it: a scrape reads the counters the workers kee
 """
 
 import platform
+import threading
 from collections.abc import Callable, Iterable
 from importlib import metadata
 
@@ -51,6 +52,7 @@ class Metrics:
     def __init__(self, segments: Segments) -> None:
         self.usages = Usages()
         self._segments = segments
+        self._turn = threading.Lock()
         self._devices = Exposition(FAMILIES)
         # What is few goes through the library.
         self._own = CollectorRegistry()
@@ -78,7 +80,14 @@ class Metrics:
         self._requests.labels(method).observe(seconds)
 
     def text(self, *, openmetrics: bool = False) -> str:
-        """Read every segment once; in OpenMetrics' or Prometheus' own text format."""
+        """Read every segment once; in OpenMetrics' or Prometheus' own text format.
+
+        Scrapes that come at once are answered one by one: one thread at a time keeps the event loop waiting.
+        """
+        with self._turn:
+            return self._text(openmetrics=openmetrics)
+
+    def _text(self, *, openmetrics: bool) -> str:
         readings = [
             Reading(segment, segment.header.copy(), self.usages.sample(segment)) for segment in self._segments()
         ]

@@ -39,12 +39,12 @@ async def look_after(control: Control) -> AsyncIterator[None]:
     """
     metrics = Metrics(lambda: [device.segment for device in control.devices.values()])
     server = _management(control, metrics)
-    exporter = Exporter(metrics)
+    exporter = Exporter(metrics, control.options.metrics_names)
     tasks = Tasks(get_log())
     tasks.keep(partial(_sample, control, metrics))
     try:
         if endpoint := control.options.metrics_endpoint:
-            port = await asyncio.to_thread(exporter.serve, *endpoint)
+            port = await exporter.serve(*endpoint)
             for device in control.devices.values():
                 device.segment.header.metrics_port = port
             get_log().info("metrics", url=f"http://{control.options.metrics.rpartition(':')[0]}:{port}/metrics")
@@ -55,7 +55,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
         await tasks.cancel()
         if server:
             await server.close()
-        await asyncio.to_thread(exporter.close)
+        await exporter.close()
 
 
 async def _sample(control: Control, metrics: Metrics) -> None:

@@ -26,7 +26,7 @@ def served(invoke, monkeypatch):
 def test_flags_are_stronger_than_the_environment_and_that_than_the_file(served, tmp_path):
     path = tmp_path / "mpnet.toml"
     path.write_text(
-        '[control]\nmetrics = "127.0.0.1:1"\nlog-format = "json"\nsocket = "/f"\n'
+        '[control]\nmetrics = "127.0.0.1:1"\nmetrics-names = ["a"]\nlog-format = "json"\nsocket = "/f"\n'
         '[[device]]\nid = "net0"\ntap = "tap0"\nsocket = "/x"\nqueue-pairs = 8\nworkers = 8\nmtu = 1400\n'
     )
     environment = {
@@ -52,6 +52,7 @@ def test_every_flag_has_its_environment_variable(served):
         "--workers": "2",
         "--cpus": "0-1,3",
         "--metrics": "127.0.0.1:9464",
+        "--metrics-names": "host-a.example+mpnet.example",
         "--control-socket": "/run/c.sock",
         "--log-format": "json",
         "--log-level": "debug",
@@ -62,6 +63,7 @@ def test_every_flag_has_its_environment_variable(served):
     (net0,) = flags.devices
     assert (net0.queue_pairs, net0.workers, net0.cpus) == (4, 2, (0, 1, 3))
     assert flags.control.socket == "/run/c.sock"
+    assert flags.control.metrics_names == ("host-a.example", "mpnet.example")
 
 
 def test_every_parameter_has_an_environment_variable():

@@ -298,6 +298,21 @@ def test_idle_and_half_sent_requests_keep_nobody_waiting(path):
     assert run(path, scenario) == [SHOWN] * 8
 
 
+def test_requests_that_come_at_once_let_everybody_else_have_a_turn(path):
+    async def scenario(served):
+        _, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(packed({"method": "control.show"}) * 100)
+        before, most = 0, 0
+        while before < 100:
+            await asyncio.sleep(0)
+            most, before = max(most, len(served.seen) - before), len(served.seen)
+        writer.close()
+        await writer.wait_closed()
+        return most
+
+    assert run(path, scenario) == 1
+
+
 def test_a_client_too_many_is_told(path, monkeypatch):
     monkeypatch.setattr(management, "MAX_CLIENTS", 1)
 

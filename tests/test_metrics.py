@@ -1,25 +1,33 @@
 """Metrics of hand-filled segments, as a Prometheus that scrapes them sees them."""
 
+import asyncio
+import contextlib
 import functools
 import gzip
+import http.client
 import itertools
 import json
 import os
+import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 
 import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 import mpnet
+from mpnet.control import exporter as exporters
 from mpnet.control import log, usage
 from mpnet.control.exporter import Exporter
 from mpnet.control.exposition import Exposition, Reading
 from mpnet.control.families import FAMILIES
+from mpnet.control.http_request import takes_gzip
 from mpnet.control.metrics import Metrics
 from mpnet.control.usage import Usage, Usages
 from mpnet.errors import MpnetError
@@ -44,6 +52,29 @@ from tests.test_usage import FakeProcess
 PAIRS = 2
 
 
+@contextmanager
+def exporting(metrics, host="127.0.0.1", port=0):
+    """An exporter, and an event loop in a thread of its own; gives its port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(60)
+
+    exporter = Exporter(metrics, ["host-a"])
+    try:
+        try:
+            yield run(exporter.serve(host, port))
+        finally:
+            run(exporter.close())
+            run(loop.shutdown_default_executor())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 @pytest.fixture
 def segment():
     made = Segment.create(f"test-{uuid.uuid4().hex[:12]}", PAIRS)
@@ -59,9 +90,8 @@ def metrics(segment):
 
 @pytest.fixture
 def port(metrics):
-    exporter = Exporter(metrics)
-    yield exporter.serve("127.0.0.1", 0)
-    exporter.close()
+    with exporting(metrics) as number:
+        yield number
 
 
 class Scrape:
@@ -430,10 +460,96 @@ def test_other_paths_say_where_the_metrics_are(port):
 
 
 def test_a_port_in_use_is_an_error(port):
-    with pytest.raises(MpnetError, match=rf"cannot serve metrics on 127\.0\.0\.1:{port}: Address already in use"):
-        Exporter(Metrics(list)).serve("127.0.0.1", port)
+    with (
+        pytest.raises(MpnetError, match=r"cannot serve metrics on .*: Address already in use"),
+        exporting(Metrics(list), port=port),
+    ):
+        raise AssertionError("it serves")
 
 
 def test_a_host_that_is_not_here_is_an_error(metrics):
-    with pytest.raises(MpnetError, match=r"cannot serve metrics on 192\.0\.2\.1:9464"):
-        Exporter(metrics).serve("192.0.2.1", 9464)
+    with (
+        pytest.raises(MpnetError, match="Cannot assign requested address"),
+        exporting(metrics, "192.0.2.1", 9464),
+    ):
+        raise AssertionError("it serves")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9464", 200),
+        ("[::1]:9464", 200),
+        ("[fe80::1%25lo]", 200),
+        ("localhost", 200),
+        ("HOST-A:9464", 200),
+        (socket.gethostname(), 200),
+        ("", 200),
+        ("evil.example:9464", 421),
+        ("host-a.evil.example", 421),
+        ("127.0.0.1.evil.example:9464", 421),
+    ],
+)
+def test_names_that_are_not_this_hosts_are_not_answered(port, host, status):
+    for path in ("/metrics", "/sd"):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
+            client.putrequest("GET", path, skip_host=True)
+            client.putheader("Host", host)
+            client.endheaders()
+            answer = client.getresponse()
+            answer.read()
+            assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0, *", False),
+        ("identity, *;q=0", False),
+        ("x-gzip-not", False),
+        ("gzip;q=much", False),
+        ("", False),
+    ],
+)
+def test_compression_is_for_who_takes_it(accepted, compressed):
+    assert takes_gzip(accepted) == compressed
+
+
+def test_an_address_may_have_a_scope(metrics, segment):
+    scope = socket.if_indextoname(1)
+    subprocess.run(["ip", "address", "add", "fe80::1/64", "dev", scope, "nodad"], check=True)
+    try:
+        with exporting(metrics, f"fe80::1%{scope}") as port, socket.socket(socket.AF_INET6) as sock:
+            sock.settimeout(60)
+            sock.connect(("fe80::1", port, 0, 1))
+            sock.sendall(f"GET /metrics HTTP/1.0\r\nHost: [fe80::1]:{port}\r\n\r\n".encode())
+            assert sock.recv(15) == b"HTTP/1.0 200 OK"
+    finally:
+        subprocess.run(["ip", "address", "del", "fe80::1/64", "dev", scope], check=True)
+
+
+def _half_a_request(port):
+    sock = socket.create_connection(("127.0.0.1", port), 60)
+    sock.sendall(b"GET /metrics HTTP/1.1\r\n")
+    return sock
+
+
+def test_any_number_of_half_requests_keep_no_scraper_out(port):
+    slow = [_half_a_request(port) for _ in range(100)]
+    for sock in slow[: 100 - exporters.MOST_CONNECTIONS]:
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+    assert "mpnet_build_info" in _get(port, "/metrics")[1]
+    for sock in slow:
+        sock.close()
+
+
+def test_a_request_that_is_never_finished_ends(port, monkeypatch):
+    monkeypatch.setattr(exporters, "PATIENCE_SECONDS", 0.05)
+    with _half_a_request(port) as sock, contextlib.suppress(ConnectionResetError):
+        assert sock.recv(1) == b""
+    assert "mpnet_build_info" in _get(port, "/metrics")[1]

@@ -22,6 +22,7 @@ from mpnet.config.setting import Setting, SettingMap, Table, read_text
 _CONTROL_OPTIONS = {
     "control_socket": "socket",
     "metrics": "metrics",
+    "metrics_names": "metrics_names",
     "log_format": "log_format",
     "log_level": "log_level",
 }
@@ -58,6 +59,9 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
 )
 @click.option("--cpus", metavar="LIST", envvar="MPNET_CPUS", help="Processors to pin workers to, as 0-3,8.")
 @click.option("--metrics", metavar="HOST:PORT", envvar="MPNET_METRICS", help="Serve Prometheus metrics here.")
+@click.option(
+    "--metrics-names", metavar="NAME+…", envvar="MPNET_METRICS_NAMES", help="Other names this host is scraped by."
+)
 @click.option("--control-socket", metavar="PATH", envvar="MPNET_CONTROL_SOCKET", help="Management socket.")
 @click.option(
     "--config", type=click.Path(path_type=Path), envvar="MPNET_CONFIG", help="TOML file: [control], [[device]]."

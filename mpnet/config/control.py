@@ -15,6 +15,7 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         socket: path of the management socket; empty for the default one.
         metrics: ``HOST:PORT`` to serve Prometheus on; empty for nowhere. Port 0 lets Linux choose one.
+        metrics_names: names that this host is scraped by, beside its host name and its addresses.
         log_format: "text" for people, "json" for programs, "auto" by whether stderr is a terminal.
         log_level: the least that is written: "debug", "info", "warning" or "error".
 
@@ -24,6 +25,7 @@ class ControlConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     socket: str = ""
     metrics: str = ""
+    metrics_names: tuple[str, ...] = ()
     log_format: str = "auto"
     log_level: str = "info"
 
