@@ -47,10 +47,13 @@ class Acceptor:
         self._loops = Tasks(log)
         self._served = Tasks(log)
         self._connections: dict[asyncio.Task[None], None] = {}
+        self.accepting = False
+        """Whether the last one to come could be taken, or the first still can."""
 
     def start(self, listener: socket.socket) -> None:
         """Accept from now on; the listener stays the caller's."""
         listener.settimeout(0)
+        self.accepting = True
 
         async def accept() -> None:
             await self._accept(listener)
@@ -59,6 +62,7 @@ class Acceptor:
 
     async def close(self) -> None:
         """Accept no more, and cancel what is being served."""
+        self.accepting = False
         await self._loops.cancel()
         await self._served.cancel()
 
@@ -68,6 +72,7 @@ class Acceptor:
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as error:
+                self.accepting = False
                 self._log.error("no connection can be accepted", problem=error.strerror)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
@@ -79,6 +84,7 @@ class Acceptor:
         # Linux gives the lowest number that is free.
         if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - self._spare:
             let_close(sock)
+            self.accepting = False
             self._log.error("connection refused: file descriptors are short", limit=limit, spare=self._spare)
             return
         if len(self._connections) >= self._most:
@@ -89,6 +95,7 @@ class Acceptor:
             del self._connections[oldest]
             oldest.cancel()
         sock.settimeout(0)
+        self.accepting = True
         task = self._served.start(self._serve(sock))
         self._connections[task] = None
         task.add_done_callback(partial(self._ended, sock))

@@ -56,7 +56,7 @@ def describe_workers(device: Device) -> list[dict[str, Any]]:
 def _session(device: Device) -> dict[str, Any]:
     peer = device.peer
     return {
-        "state": device.backend.negotiation if peer else "listening",
+        "state": device.backend.negotiation if peer else _waiting(device),
         "front_end": {"pid": peer.pid, "uid": peer.uid, "name": peer.name} if peer else None,
         "connections": int(device.segment.header.connections),
         "memory_regions": len(device.backend.regions),
@@ -64,6 +64,15 @@ def _session(device: Device) -> dict[str, Any]:
         "unmapped_rings": device.backend.unmapped_rings,
         "requests": [{"request": entry.request, "outcome": entry.outcome} for entry in device.backend.log],
     }
+
+
+def _waiting(device: Device) -> str:
+    """How a device without a front-end waits for one."""
+    if device.config.client:
+        return "connecting"
+    if device.config.socket_fd is not None:
+        return "closed"  # it was connected when it was inherited: nobody can come any more
+    return "listening" if device.accepts() else "not accepting"
 
 
 def _tap(device: Device) -> dict[str, Any] | None:

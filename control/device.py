@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,8 @@ class Device:
         self._tap_offloads = 0
         self._burst_watchers = 0
         self._channel = BackendChannel(self.log)
+        self.accepts: Callable[[], bool] = lambda: False
+        """Whether a front-end that connects is taken; the endpoint's."""
         self._lock = asyncio.Lock()
         self._tasks = Tasks(self.log)
 

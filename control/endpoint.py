@@ -72,6 +72,7 @@ class Endpoint:
             return
         self._listener = bind_unix(config.socket)
         self._acceptor.start(self._listener)
+        self._device.accepts = lambda: self._acceptor.accepting
         self._device.log.info("waiting for a front-end", socket=config.socket)
 
     async def close(self) -> None:

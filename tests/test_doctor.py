@@ -36,7 +36,7 @@ def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):
 
 
 def test_too_few_open_files_are_found(monkeypatch):
-    monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(checks.resource, "getrlimit", lambda _: (256, 512))
     assert next(iter(checks.check_limits())).outcome is Outcome.MISSING
 
 

@@ -13,6 +13,8 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+from mpnet.config.device import DeviceConfig
+from mpnet.control.files import needed
 from mpnet.errors import MpnetError
 from mpnet.guest.debian import missing_packages
 from mpnet.segment import shm
@@ -23,8 +25,6 @@ from mpnet.segment.segment import names as segment_names
 _TUN = Path("/dev/net/tun")
 _SHM = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
 _CAP_NET_ADMIN = 12
-_MIN_FILES = 1024
-"""Kick, call and error of 129 rings, 64 TAP queues and the memory's files, with as much to spare."""
 _PROBE_SECONDS = 10
 _MIB = 1024 * 1024
 
@@ -129,10 +129,12 @@ def check_shared_memory() -> Iterator[Finding]:
 
 def check_limits() -> Iterator[Finding]:
     """The process may open the files that a device of the largest size needs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    detail = f"{soft} allowed, {_MIN_FILES} needed for {MAX_QUEUE_PAIRS} queue pairs"
-    if 0 <= soft < _MIN_FILES:
-        yield Finding("open files", Outcome.MISSING, detail, f"ulimit -n {_MIN_FILES} (hard limit: {hard})")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    least = needed([DeviceConfig(id="largest", backend="null", socket="-", queue_pairs=MAX_QUEUE_PAIRS)])
+    allowed = "any number" if hard == resource.RLIM_INFINITY else hard
+    detail = f"{allowed} allowed, {least} needed for {MAX_QUEUE_PAIRS} queue pairs"
+    if 0 <= hard < least:
+        yield Finding("open files", Outcome.MISSING, detail, f"as root: ulimit -Hn {least}")
     else:
         yield Finding("open files", Outcome.OK, detail)
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)

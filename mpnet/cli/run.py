@@ -174,8 +174,10 @@ def _settings(table: Table, given: Mapping[str, _Given], names: Mapping[str, str
 
 
 def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
-    from mpnet.control.launcher import Launcher  # noqa: PLC0415 - errors, help and capabilities do without control
+    from mpnet.control.files import raise_limit  # noqa: PLC0415 - errors, help and capabilities do without control
+    from mpnet.control.launcher import Launcher  # noqa: PLC0415 - likewise
 
+    raise_limit(chosen.devices)  # before the first process inherits it
     launcher = Launcher()
     launcher.warm_up()  # it imports while this process does
     from mpnet.control import log  # noqa: PLC0415 - likewise

@@ -79,7 +79,8 @@ class SessionReport(msgspec.Struct, kw_only=True):
     """The vhost-user connection.
 
     Attributes:
-        state: "listening" without a front-end, else how far negotiation is.
+        state: how far negotiation is; without a front-end "listening", "connecting" to its socket, "closed" as
+            the inherited socket is, or "not accepting" while no connection can be taken.
         front_end: who is connected.
         connections: how often a front-end came.
         memory_regions: pieces of guest memory it has told of.

@@ -36,6 +36,7 @@ class Running:
         queue_pairs: of the device.
         words: further words of the device string.
         options: further options of ``mpnet run``.
+        wrapper: a command that runs it, with its options.
         environment: variables beside the test's own; ``{"MPNET_JIT": "0"}`` interprets the data path.
 
     Attributes:
@@ -53,6 +54,7 @@ class Running:
         words: str = "",
         options: Iterable[str] = (),
         environment: dict[str, str] | None = None,
+        wrapper: Iterable[str] = (),
     ) -> None:
         self.folder = folder
         self.socket = folder / "net0.sock"
@@ -61,7 +63,8 @@ class Running:
         self.port = free_port()
         device = f"id=net0,socket={self.socket},queue-pairs={queue_pairs}" + (f",tap={tap}" if tap else "")
         self._command = [
-            str(MPNET), "run", "--log-format", "json", "--device", f"{device},{words}" if words else device,
+            *wrapper, str(MPNET), "run", "--log-format", "json",
+            "--device", f"{device},{words}" if words else device,
             "--control-socket", str(self.control), "--metrics", f"127.0.0.1:{self.port}", *options,
         ]  # fmt: skip
         self._environment = environment
