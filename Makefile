@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # What is never imported need not be compiled: it halves the time of an installation.
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile --editable
+# There is no wheel of posix_ipc for the newest Python; what a compiler says for want of itself helps nobody.
+FAILED = { if grep -q posix.ipc $(VENV)/pip.log && { ! command -v cc >/dev/null || grep -q Python.h $(VENV)/pip.log; }; \
+  then echo "posix_ipc has to be compiled for this Python: as root: apt-get install gcc libc6-dev python3-dev" >&2; \
+  else cat $(VENV)/pip.log >&2; fi; exit 1; }
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint man clean
 
 demo: $(VENV)/.run
 	@$(VENV)/bin/mpnet demo $(if $(GUEST),--guest $(GUEST))
@@ -18,6 +22,10 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# After a change of a command's words: the page is shipped as it is.
+man: $(VENV)/.dev
+	$(VENV)/bin/python -m mpnet.cli.manual > packaging/man/mpnet.1
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -26,10 +34,10 @@ $(VENV)/bin/pip:
 
 $(VENV)/.run: $(VENV)/bin/pip pyproject.toml
 	@echo "Installing mpnet and the packages it needs into $(VENV), once …"
-	@$(INSTALL) '.[report]'
+	@$(INSTALL) '.[report]' 2>$(VENV)/pip.log || $(FAILED)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml
 	@echo "Installing mpnet and the packages its tests need into $(VENV), once …"
-	@$(INSTALL) '.[dev]'
+	@$(INSTALL) '.[dev]' 2>$(VENV)/pip.log || $(FAILED)
 	@touch $@ $(VENV)/.run

@@ -101,6 +101,8 @@ def control(monkeypatch):
     monkeypatch.setattr(device, "call", fake.call)
     monkeypatch.setattr(nic, "call", fake.call)
     monkeypatch.setattr(worker, "call", fake.call)
+    monkeypatch.setattr(device.version, "installed", lambda: (10, 1))
+    monkeypatch.setattr(device.acceleration, "best_or_kvm", lambda: "kvm")
     return fake
 
 

@@ -202,7 +202,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setitem(sys.modules, "statsmodels", None)
     said = CliRunner().invoke(cli, ["experiment", "report", str(tmp_path)])
     assert said.exit_code == 1
-    assert "pip install 'mpnet[experiments]'" in said.output
+    assert "-m pip install '.[experiments]'" in said.output
 
 
 def test_percent_has_digits_that_count() -> None:

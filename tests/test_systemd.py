@@ -118,7 +118,9 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         def show(what: str) -> str:
             return manager.systemctl("show", "--property", what, "--value", service)
 
-        manager.systemctl("start", "mpnet@net0.socket")
+        manager.install()
+        assert (show("ActiveState"), show("UnitFileState")) == ("active", "enabled")
+        manager.systemctl("stop", service)
         assert (show("ActiveState"), manager.path(sock).is_socket()) == ("inactive", True)
         with Driver.connect(manager.path(sock), Setup(queue_pairs=2), START_SECONDS) as driver:
             driver.send(0, [bytes(60)])
@@ -142,7 +144,7 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         assert list(manager.path("/dev/shm").iterdir()) == []  # noqa: S108 - where Linux shows POSIX shared memory
         assert manager.path(sock).is_socket(), "the socket is systemd's"
 
-        soon = manager.path("/opt/units/mpnet@.service.d/soon.conf")
+        soon = manager.path("/etc/systemd/system/mpnet@.service.d/soon.conf")
         soon.write_text("[Service]\nWatchdogSec=1\nRestart=on-watchdog\n")
         manager.systemctl("daemon-reload")
         manager.systemctl("start", service)

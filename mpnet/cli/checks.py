@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 
+from mpnet.cli import packages
 from mpnet.config.device import DeviceConfig
 from mpnet.control.files import needed
 from mpnet.errors import MpnetError
@@ -59,14 +59,11 @@ Check = Callable[[], Iterator[Finding]]
 
 def check_packages() -> Iterator[Finding]:
     """Every Python package mpnet depends on is installed."""
-    missing = []
-    for requirement in metadata.requires("mpnet") or ():
-        match = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if match and "extra ==" not in requirement and not _is_installed(match[0]):
-            missing.append(match[0])
+    missing = packages.missing()
     if missing:
-        names = " ".join(missing)
-        yield Finding("python packages", Outcome.MISSING, f"not installed: {names}", f"pip install {names}")
+        names = " ".join(map(packages.name_of, missing))
+        remedy = packages.install_command(missing)
+        yield Finding("python packages", Outcome.MISSING, f"not installed: {names}", remedy)
     else:
         yield Finding("python packages", Outcome.OK, "all installed")
 
@@ -237,11 +234,3 @@ CHECKS: tuple[Check, ...] = (
     check_guests,
     check_leftovers,
 )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -67,6 +67,15 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except MpnetError as error:
             raise CommandError(str(error)) from error
+        except ModuleNotFoundError as error:
+            from mpnet.cli import packages  # noqa: PLC0415 - metadata takes a while to import
+
+            wanted = (error.name or "").partition(".")[0]
+            missing = [each for each in packages.missing() if packages.name_of(each) == wanted]
+            if not missing:
+                raise
+            remedy = packages.install_command(missing)
+            raise CommandError(f"the Python package {wanted} is not installed: {remedy}") from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

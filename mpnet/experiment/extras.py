@@ -1,6 +1,7 @@
 """Libraries that only reports and runs over hosts need: the extra ``mpnet[experiments]``."""
 
 import importlib
+import sys
 from typing import Any
 
 from mpnet.errors import MpnetError
@@ -23,7 +24,8 @@ def need(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MpnetError(
-            f"{what} needs {module}, which is not installed ({error})", "pip install 'mpnet[experiments]'"
+            f"{what} needs {module}, which is not installed ({error})",
+            f"in a checkout: {sys.executable} -m pip install '.[experiments]'",
         ) from None
 
 

@@ -29,7 +29,7 @@ def systemd_can_run() -> bool:
 
 
 class Systemd:
-    """A booted systemd with ``packaging/`` installed, its root a layer over this machine's; to be entered.
+    """A booted systemd without mpnet's units, its root a layer over this machine's; to be entered.
 
     Services run interpreted: they do not see the cache of compiled code. Their standard error is ``/run/log``.
 
@@ -85,6 +85,14 @@ class Systemd:
         done = self.run("systemctl", *words)
         assert done.returncode == 0, f"{words}: {done.stderr}{self.log}{self.path('/run/log').read_text()}"
         return done.stdout.strip()
+
+    def install(self) -> None:
+        """Do what docs/operations.md says, word by word, in a checkout."""
+        section = (_ROOT / "docs/operations.md").read_text().partition("### As a service")[2]
+        commands = section.split("```")[1]
+        assert "systemctl enable --now" in commands
+        done = self.run("sh", "-euxc", f"cd /opt/source\n{commands}")
+        assert done.returncode == 0, done.stderr
 
     def path(self, path: str) -> Path:
         """Where this process finds a path of theirs."""
