@@ -1,6 +1,8 @@
 """Reading the configuration again: what can change at run time does, the rest is named and left as it is."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +14,7 @@ from mpnet.control.device import Device
 from mpnet.control.log import get_log
 from mpnet.control.server import Control
 from mpnet.control.systemd import reloading
+from mpnet.control.tasks import Tasks
 from mpnet.errors import MpnetError
 
 _RESTART = "it takes a restart"
@@ -39,6 +42,27 @@ _CHANGES: Mapping[str, Callable[[Device, DeviceConfig], Awaitable[None]]] = Mapp
     {"workers": _set_workers, "mtu": _set_mtu, "mac": _set_mac, "poll_us": _set_polling}
 )
 """Settings of a device that change while it runs."""
+
+
+@asynccontextmanager
+async def reload_when_told(control: Control) -> AsyncIterator[None]:
+    """Read the configuration again whenever ``control.reloading`` is set, as by SIGHUP; the outcome is logged."""
+    tasks = Tasks(get_log())
+    tasks.keep(partial(_reload_when_told, control))
+    try:
+        yield
+    finally:
+        await tasks.cancel()
+
+
+async def _reload_when_told(control: Control) -> None:
+    while True:
+        await control.reloading.wait()
+        control.reloading.clear()
+        try:
+            await reload(control)
+        except MpnetError as error:
+            get_log().warning("configuration not read again", problem=error.problem, remedy=error.remedy)
 
 
 async def reload(control: Control) -> dict[str, list[str]]:

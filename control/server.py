@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any
 
 from mpnet.config.control import ControlConfig
@@ -14,6 +13,7 @@ from mpnet.control.device import Device
 from mpnet.control.endpoint import Endpoint
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
+from mpnet.control.signals import handled_signals
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 
@@ -30,6 +30,7 @@ class Control:
         options: of the process.
         devices: by id.
         stopping: set it to end ``run``.
+        reloading: set it to have the configuration read again, where a service waits for that.
 
     Args:
         configs: the devices to serve; their ids, TAPs and sockets differ.
@@ -56,6 +57,7 @@ class Control:
         self._reread = reread
         self.options = options or ControlConfig()
         self.stopping = asyncio.Event()
+        self.reloading = asyncio.Event()
         self._launcher = launcher or Launcher()
         self.devices = {config.id: Device(config, self._launcher, limits) for config in configs}
         self._services = services
@@ -85,7 +87,7 @@ class Control:
         self._launcher.warm_up()
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         try:
-            with _stop_signals(self.stopping):
+            with handled_signals(self.stopping.set, self.reloading.set):
                 async with AsyncExitStack() as stack:
                     if await self._start_unless_stopped(stack):
                         ready()
@@ -145,19 +147,6 @@ class Control:
         if len(self.devices) == 1:
             device.log.info("the inherited socket is closed: nobody else can come")
             self.stopping.set()
-
-
-@contextmanager
-def _stop_signals(stopping: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stopping.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 def _check_distinct(configs: Sequence[DeviceConfig]) -> None:

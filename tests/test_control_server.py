@@ -9,21 +9,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import structlog
 
+from mpnet.config.control import ControlConfig
 from mpnet.config.device import DeviceConfig
+from mpnet.config.layer import RunConfig
 from mpnet.control import leftovers
+from mpnet.control.device import Device
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
+from mpnet.control.reload import reload_when_told
 from mpnet.control.server import Control
+from mpnet.control.signals import handled_signals
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.segment import process
 from mpnet.segment import segment as segments
 from mpnet.segment.segment import Segment
 from mpnet.tap import link
-from tests.control_harness import ROOT, Guest, Script, fake_workers, served
+from tests.control_harness import ROOT, Guest, Script, eventually, fake_workers, served
 from tests.real.netns import network_namespace
 from tests.real.running import wait_until
 from tests.squatting import KINDS, clear, squat
@@ -115,6 +121,81 @@ def test_a_signal_ends_it_and_nothing_stays(
     assert script.device not in segments.names()
     assert not path.exists()
     assert link.find("tap0") is None
+
+
+def test_signals_that_are_not_to_end_it_do_not(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
+    script, _ = scripted
+    path = tmp_path / "device.sock"
+
+    async def attach() -> None:
+        guest = Guest(str(path))
+        await guest.attach(1 << 32)
+        guest.close()
+
+    with _control(script, path) as control:
+        workers = _workers(script)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            for pid in (control.pid, *workers):
+                os.kill(pid, number)
+            asyncio.run(attach())
+        assert _workers(script) == workers
+        control.send_signal(signal.SIGTERM)
+        assert control.wait(120) == 0
+
+
+def test_a_terminal_that_goes_ends_it_and_nothing_stays(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    script, _ = scripted
+    ours, theirs = os.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "tests.control_process", script.device]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "s")], cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as control:
+        os.close(theirs)
+        try:
+            assert control.stdout
+            assert control.stdout.readline() == b"ready\n"
+            os.close(ours)
+            assert control.wait(120) == 0
+        finally:
+            control.kill()
+    assert script.device not in segments.names()
+
+
+def test_sighup_has_the_configuration_read_again_and_again() -> None:
+    outcomes: list[MpnetError | None] = [MpnetError("it is no TOML"), None]
+    read = asyncio.Event()
+
+    class Told:
+        """As much of a Control as is used."""
+
+        devices: ClassVar[dict[str, Device]] = {}
+        options = ControlConfig()
+        reloading = asyncio.Event()
+
+        def reread(self) -> RunConfig:
+            if outcome := outcomes.pop(0):
+                raise outcome
+            read.set()
+            return RunConfig(control=ControlConfig(log_level="debug"), devices=())
+
+    async def run() -> None:
+        told = Told()
+        with handled_signals(lambda: None, told.reloading.set):
+            async with reload_when_told(told):  # type: ignore[arg-type]
+                os.kill(os.getpid(), signal.SIGHUP)
+                await eventually(lambda: len(outcomes) == 1, "it was tried")
+                os.kill(os.getpid(), signal.SIGHUP)
+                await read.wait()
+                await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(run())
+    assert [(line["event"], line.get("problem")) for line in lines] == [
+        ("configuration not read again", "it is no TOML"),
+        ("configuration not changed", None),
+    ]
 
 
 def test_workers_outlive_a_crash_and_the_next_run_clears_up(

@@ -34,7 +34,7 @@ def main(fd: int, target: str, preload: Sequence[str]) -> None:
     """
     # A terminal sends its signals, and a service manager may send them, to all processes of a family: this one
     # lives as long as somebody needs it.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     setproctitle("mpnet: fork server")
     for name in preload:

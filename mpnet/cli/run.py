@@ -181,6 +181,7 @@ def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
     launcher = Launcher()
     launcher.warm_up()  # it imports while this process does
     from mpnet.control import log  # noqa: PLC0415 - likewise
+    from mpnet.control.reload import reload_when_told  # noqa: PLC0415 - likewise
     from mpnet.control.server import Control  # noqa: PLC0415 - likewise
     from mpnet.control.services import look_after  # noqa: PLC0415 - likewise
     from mpnet.control.systemd import tell_systemd  # noqa: PLC0415 - likewise
@@ -188,7 +189,7 @@ def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
     log.configure(chosen.control.log_format, chosen.control.log_level)
 
     async def serve() -> None:
-        services = [look_after, tell_systemd]
+        services = [look_after, reload_when_told, tell_systemd]
         await Control(chosen.devices, chosen.control, services, launcher, reread=reread).run()
 
     asyncio.run(serve())
