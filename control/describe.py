@@ -7,7 +7,7 @@ import msgspec
 
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
-from mpnet.segment.layout import DropReason, Engine, Fault, RestartReason, RingState, workers_of
+from mpnet.segment.layout import Code, DropReason, Engine, Fault, RestartReason, RingState, workers_of
 from mpnet.tap.absent import NoTap
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
@@ -118,6 +118,7 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
         "pairs": [pair for pair, owner in enumerate(workers_of(device.segment.rings)) if owner == slot],
         "engine": Engine(int(record.engine)).name.lower(),
+        "code": Code(int(record.code)).name.lower(),
         "wakeups": int(record.wakeups),
         "polls": {"hits": int(record.poll_hits), "misses": int(record.poll_misses)},
         "polled_seconds": int(record.poll_ns) / 1e9,

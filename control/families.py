@@ -17,6 +17,7 @@ from mpnet.segment.layout import (
     BURST_BUCKETS,
     MESSAGE_BUCKETS_NS,
     ROUND_BUCKETS_NS,
+    Code,
     DropReason,
     Engine,
     Negotiation,
@@ -285,6 +286,10 @@ def _engines(seen: Reading) -> list[Number]:
     return [int(used == engine) for used in seen.segment.workers.engine.tolist() for engine in Engine]
 
 
+def _codes(seen: Reading) -> list[Number]:
+    return [int(run == code) for run in seen.segment.workers.code.tolist() for code in Code]
+
+
 _WORKERS = (
     _worker("up", "gauge", "1 while there is a process in the slot.", _alive),
     _worker(
@@ -329,6 +334,14 @@ _WORKERS = (
         _engines,
         "engine",
         _lower(Engine),
+    ),
+    _worker(
+        "code",
+        "gauge",
+        "1 for what the worker runs: interpreted until the data path is compiled; unknown before it started.",
+        _codes,
+        "code",
+        _lower(Code),
     ),
     _histogram("batch_packets", "Frames moved at a time.", BURST_BUCKETS, ("bursts", "burst_packets")),
     _histogram(

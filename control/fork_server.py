@@ -5,24 +5,19 @@ import errno
 import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from mpnet.control import program
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.fork_server import Ended, Fork, Forked, NotForked, Ready, Report
 
-_BOOT = """
-import sys
-fd, target, preload, *sys.path[:] = sys.argv[1:]
-from mpnet.workers.fork_server import main
-main(int(fd), target, preload.split())
-"""
-"""The server's program. It imports from where control does, and never from the folder control was started in."""
-_LEAVE_SECONDS = 2.0
+_SERVER = "mpnet.workers.fork_server:main"
+_LEAVE_SECONDS = 10.0
+_REAP_SECONDS = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +56,7 @@ class ForkServer:
         self._ready: asyncio.Future[None] | None = None
         self._asked: deque[asyncio.Future[Process]] = deque()
         self._running: dict[int, Process] = {}
+        self._retired = False
 
     @property
     def alive(self) -> bool:
@@ -74,10 +70,10 @@ class ForkServer:
             OSError: no process can be made.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = [str(theirs.fileno()), self._target, " ".join(self._preload), *sys.path]
+        words = program.command(_SERVER, str(theirs.fileno()), self._target, *self._preload)
         try:
             self._server = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, *words],
+                words,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **self._environment},
@@ -121,6 +117,21 @@ class ForkServer:
             raise _lost() from None
         self._asked.append(answer)
         return await answer
+
+    def retire(self) -> None:
+        """Let it end with the last of its workers."""
+        self._retired = True
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._retired and not self._running and not self._asked:
+            self._lose()
+            self._reap()
+
+    def _reap(self) -> None:
+        """Take its status once it has ended; it has nothing left to do."""
+        if self._server and self._server.poll() is None and self._loop:
+            self._loop.call_later(_REAP_SECONDS, self._reap)
 
     def kill(self) -> None:
         """End it, and with it every start that waits for it; its workers live on."""
@@ -176,6 +187,7 @@ class ForkServer:
                 process = self._running.pop(pid)
                 if not process.status.done():
                     process.status.set_result(status)
+                self._leave_if_done()
 
     def _lose(self) -> None:
         """Take note that nothing comes from it any more."""

@@ -34,12 +34,14 @@ from mpnet.rpc.worker import (
     StopRing,
     TraceBursts,
 )
-from mpnet.segment.layout import RingState
+from mpnet.segment.layout import Code, RingState
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import Kind
 from mpnet.vhost_user.effects import MemoryRegion
 
 WATCH_SECONDS = 1.0
+IMPROVE_SECONDS = 10.0
+"""How long a worker that could not be replaced by a better one goes on before the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Supervisor:
         self._tasks = Tasks(surroundings.log)
         self._unisolated: dict[str, str] = {}
         self._running = False
+        self._improve_at = 0.0
         self._stopping = asyncio.Event()
         self._listener = Listener(self._reported, self._ended)
 
@@ -248,9 +251,7 @@ class Supervisor:
     async def _bring_up(self, slot: int) -> None:
         """Start a worker in ``slot`` and have it serve what it shall."""
         around = self._around
-        worker = Worker(around.segment, slot, around.launcher, self._listener, around.limits)
-        cpu = around.cpus[slot % len(around.cpus)] if around.cpus else None
-        await worker.start(cpu)
+        worker = await self._fork(slot)
         self.workers[slot] = worker
         if self._stopping.is_set():
             return
@@ -268,7 +269,57 @@ class Supervisor:
                 around.log.error("worker refused", worker=slot, request=_name(message), problem=str(error))
             self._taken(message)
         self._trace(Kind.WORKER_LAUNCHED, slot, worker.pid)
-        around.log.info("worker started", worker=slot, pid=worker.pid, pairs=pairs, cpu=cpu)
+        around.log.info(
+            "worker started", worker=slot, pid=worker.pid, pairs=pairs, cpu=worker.cpu, code=_lower(worker.code)
+        )
+
+    async def _fork(self, slot: int) -> Worker:
+        around = self._around
+        worker = Worker(around.segment, slot, around.launcher, self._listener, around.limits)
+        await worker.start(around.cpus[slot % len(around.cpus)] if around.cpus else None)
+        return worker
+
+    def _improve_later(self) -> None:
+        """Replace workers for which there is better code, one after the other."""
+        code = self._around.launcher.code
+        slots = [slot for slot, worker in self.workers.items() if worker.code < code]
+        if slots and time.monotonic() >= self._improve_at:
+            self._improve_at = time.monotonic() + IMPROVE_SECONDS
+            self._tasks.start(self._improve(slots))
+
+    async def _improve(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            async with self._lock:
+                old = self.workers.get(slot)
+                if old and not self._stopping.is_set():
+                    await self._succeed(old)
+
+    async def _succeed(self, old: Worker) -> None:
+        """Let a new process go on in the slot of ``old``, which serves until the new one is ready to."""
+        slot, log = old.slot, self._around.log
+        try:
+            new = await self._fork(slot)
+        except MpnetError as error:
+            log.warning("worker keeps its code", worker=slot, problem=str(error))
+            return
+        try:
+            for message, fds in list(self.desired.errands(())):
+                await new.request(message, fds)
+        except MpnetError as error:
+            log.warning("worker keeps its code", worker=slot, problem=str(error))
+            await new.stop()
+            return
+        pairs = [pair for pair, owner in enumerate(self.owner) if owner == slot]
+        for pair in pairs:
+            with contextlib.suppress(WorkerRefusedError):
+                await self._tell(slot, DetachPair(pair))
+        self.workers[slot] = new
+        for pair in pairs:
+            for message, fds in self.desired.pair_errands(pair):
+                await self._insist(slot, message, fds)
+        await old.stop()
+        self._trace(Kind.WORKER_LAUNCHED, slot, new.pid)
+        log.info("worker replaced", worker=slot, pid=new.pid, previous=old.pid, code=_lower(new.code))
 
     def _taken(self, message: Request) -> None:
         """Note that a ring's place is in the segment from now on."""
@@ -368,7 +419,7 @@ class Supervisor:
                 self._replace_later(slot, 0.0)
 
     async def _watch(self) -> None:
-        """Look for workers whose heartbeat has stopped."""
+        """Look for workers whose heartbeat has stopped, and for better code than they run."""
         while not self._stopping.is_set():
             before = time.monotonic()
             await self._sleep(WATCH_SECONDS)
@@ -380,6 +431,7 @@ class Supervisor:
                 silence = worker.silence(heartbeats[slot])
                 if silence > worker.patience():
                     worker.give_up(f"no heartbeat for {silence:.1f} s")
+            self._improve_later()
 
     def _trace(self, kind: Kind, subject: int, *values: int) -> None:
         self._around.segment.traces[-1].record(kind, subject, *values)
@@ -388,6 +440,10 @@ class Supervisor:
         """Sleep, but not into the end."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _lower(code: Code) -> str:
+    return code.name.lower()
 
 
 def _name(message: Request) -> str:

@@ -7,13 +7,13 @@ sockets that systemd hands over are found where sockets are bound, in ``mpnet.rp
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from mpnet.control.log import get_log
+from mpnet.control.notify import notify
 from mpnet.control.server import Control
 from mpnet.control.tasks import Tasks
 
@@ -45,19 +45,6 @@ def reloading() -> Iterator[None]:
         yield
     finally:
         notify("READY=1")
-
-
-def notify(*words: str) -> None:
-    """Send words to the service manager that asked for them, if there is one."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        try:
-            # "@" stands for the zero byte with which an abstract address begins.
-            sock.sendto("\n".join(words).encode(), f"\0{address[1:]}" if address[0] == "@" else address)
-        except OSError as error:
-            get_log().warning("the service manager was not told", words=words, problem=error.strerror)
 
 
 def watchdog_seconds() -> float | None:

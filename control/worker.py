@@ -16,7 +16,7 @@ from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import ControlCommand, Done, Failed, Forbidden, Isolated, Request, RingBroken, Shutdown
-from mpnet.segment.layout import RestartReason
+from mpnet.segment.layout import Code, RestartReason
 from mpnet.segment.segment import Segment
 
 _STATUS_SECONDS = 10.0
@@ -39,13 +39,13 @@ class Limits:
     """How long control waits, in seconds.
 
     Attributes:
-        start: for a new worker's first answer; compiling without a cache takes long.
+        start: for a new worker's first answer, on a machine that is busy.
         answer: for any later one, and for the next heartbeat.
         leave: for the worker to end by itself when asked.
         terminate: for it to end after SIGTERM, and again after SIGKILL.
     """
 
-    start: float = 120.0
+    start: float = 60.0
     answer: float = 5.0
     leave: float = 2.0
     terminate: float = 1.0
@@ -96,6 +96,7 @@ class Worker:
         self.ending: Ending | None = None
         self.pid = 0
         self.cpu: int | None = None
+        self.code = Code.UNKNOWN
         self.started = time.monotonic()
         self._launcher = launcher
         self._listener = listener
@@ -129,7 +130,7 @@ class Worker:
         except OSError as error:
             self._gone.set()
             raise LaunchError(f"{self} could not be started ({error})") from error
-        self._process, self._channel = launched
+        self._process, self._channel, self.code = launched.process, launched.channel, launched.code
         self.pid, self._pidfd = self._process.pid, self._process.pidfd
         self.started = time.monotonic()
         loop.add_reader(self._pidfd, self._process_ended)

@@ -116,6 +116,12 @@ WORKERS = Board(
                     kind="timeline",
                 ),
                 Panel(
+                    "Code",
+                    "What the worker runs: interpreted until the data path is compiled.",
+                    Query(f"mpnet_worker_code{{{WORKER}}} == 1", "{{device}} {{worker}} {{code}}"),
+                    kind="timeline",
+                ),
+                Panel(
                     "Wakeups",
                     "Times the worker slept and was woken: by a kick, or by a frame in the TAP.",
                     Query(sum_rate(BY_WORKER, "mpnet_worker_wakeups_total", WORKER), "{{device}} {{worker}}"),

@@ -16,6 +16,9 @@ from mpnet.cli.main import cli
 from mpnet.guest import debian, parts
 from tests.real.asked import Supply, asked
 
+# Devices that tests start serve with compiled workers from the beginning, but where a test says otherwise.
+os.environ.setdefault("MPNET_JIT", "1")
+
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
 
 

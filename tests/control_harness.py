@@ -57,7 +57,7 @@ def fake_workers() -> Iterator[tuple[Script, Launcher]]:
     """A script, and a launcher of workers that follow it."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))  # workers import this folder by the parent's path
-    script, launcher = Script(), Launcher("tests.fake_worker:run", ())
+    script, launcher = Script(), Launcher("tests.fake_worker:run", (), mode="0")
     try:
         yield script, launcher
     finally:

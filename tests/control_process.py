@@ -16,7 +16,9 @@ def main() -> None:
     config = DeviceConfig(id=device, tap="tap0", socket=path, queue_pairs=2, create=True)
 
     async def serve() -> None:
-        control = Control([config], ControlConfig(), launcher=Launcher("tests.fake_worker:run", tuple(preload)))
+        control = Control(
+            [config], ControlConfig(), launcher=Launcher("tests.fake_worker:run", tuple(preload), mode="0")
+        )
         await control.run(ready=lambda: print("ready", flush=True))  # noqa: T201 - the test waits for it
 
     asyncio.run(serve())

@@ -69,6 +69,7 @@ def _report(**changes):
                 pairs=[0, 1],
                 restarts={"killed": 2},
                 engine="rw",
+                code="compiled",
             )
         ],
         "start_to_first_packet_seconds": 1.25,
@@ -228,6 +229,7 @@ def test_nothing_is_cut_however_narrow_the_screen(invoke, control, columns):
         WorkerReport(
             slot=0, state="being replaced", pid=4_194_303, cpu=127, age=1e6, pairs=list(range(40)),
             restarts={"killed": big + 8, "heartbeat": big + 9}, engine="uring",
+            code="interpreted",
         )
     ]  # fmt: skip
     control.report = _report(

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
+from mpnet.control import supervisor as supervision
+from mpnet.control.compilation import Told
 from mpnet.control.desired import Desired, RingSetting
 from mpnet.control.launcher import Launcher
 from mpnet.control.log import get_log
@@ -19,7 +21,7 @@ from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Ending, Listener, Worker, WorkerLostError, WorkerRefusedError
 from mpnet.errors import MpnetError
 from mpnet.rpc.worker import AttachPair, ControlCommand, RingBroken, SetMemory
-from mpnet.segment.layout import RestartReason
+from mpnet.segment.layout import Code, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.vhost_user.effects import MemoryRegion
 from tests.control_harness import HASTY, QUICK, Script, eventually, fake_workers
@@ -383,5 +385,98 @@ def test_what_a_worker_tells_unasked_is_passed_on(scripted: tuple[Script, Launch
             assert reports == [RingBroken(1, 1), ControlCommand(b"\x04\0")]
             await supervisor.complete_command(1)
             assert scripted[0].told("CompleteCommand")[0]["ack"] == 1
+
+    asyncio.run(run())
+
+
+class _Compiler:
+    """Compiles nothing, when it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    def is_done(self) -> bool:
+        return False
+
+    async def compile(self, _told: Told) -> bool:
+        await self.go_on.wait()
+        return True
+
+
+@asynccontextmanager
+async def _improvable(script: Script, pairs: int) -> AsyncIterator[tuple[Supervisor, Launcher, _Compiler]]:
+    compiler = _Compiler()
+    launcher = Launcher("tests.fake_worker:run", (), compiler, "")
+    try:
+        async with _supervised((script, launcher), pairs, pairs) as (supervisor, _, _):
+            yield supervisor, launcher, compiler
+    finally:
+        launcher.close()
+
+
+def test_workers_are_replaced_once_there_is_better_code(scripted: tuple[Script, Launcher]) -> None:
+    script, _ = scripted
+
+    async def run() -> None:
+        async with _improvable(script, 2) as (supervisor, _, compiler):
+            for number in range(4):
+                await supervisor.set_ring(_ring(number, 7))
+            before = {slot: worker.pid for slot, worker in supervisor.workers.items()}
+            compiler.go_on.set()
+            await eventually(lambda: _all_compiled(supervisor), "compiled workers")
+            await supervisor.set_ring(_ring(3, enabled=False))  # which waits for the last replacement
+            after = {slot: worker.pid for slot, worker in supervisor.workers.items()}
+            assert before.keys() == after.keys()
+            assert not set(before.values()) & set(after.values())
+            for slot in range(2):
+                told = [line for line in script.told(slot=slot) if line["type"] != "SetMemory"]
+                old = [line["type"] for line in told if line["pid"] == before[slot]]
+                new = [line for line in told if line["pid"] == after[slot]]
+                assert old[-2:] == ["DetachPair", "Shutdown"]
+                rings = [line for line in new if line["type"] == "SetRing" and line["enabled"]]
+                assert [line["index"] for line in rings] == [2 * slot, 2 * slot + 1]
+                assert [line["base"] for line in rings] == [None, None]  # it goes on where the other was
+                # The old one has let go before the new one takes over, and nothing comes in between.
+                types = [(line["pid"] == after[slot], line["type"]) for line in told]
+                assert types[types.index((False, "DetachPair")) + 1] == (True, "AttachPair")
+
+    asyncio.run(run())
+
+
+def _all_compiled(supervisor: Supervisor) -> bool:
+    return all(worker.code is Code.COMPILED for worker in supervisor.workers.values())
+
+
+@pytest.mark.parametrize("action", ["die", "refuse"])
+def test_a_better_worker_that_fails_at_its_start_takes_nothing_away(
+    scripted: tuple[Script, Launcher], action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, _ = scripted
+    monkeypatch.setattr(supervision, "IMPROVE_SECONDS", 0.0)
+
+    async def run() -> None:
+        async with _improvable(script, 1) as (supervisor, _, compiler):
+            await supervisor.set_ring(_ring(0, 7))
+            old = supervisor.workers[0]
+            script.add(f"0 SetMemory {action}")
+            compiler.go_on.set()
+            await eventually(lambda: len(script.told("SetMemory")) > 1, "an attempt")
+            assert "DetachPair" not in [line["type"] for line in script.told() if line["pid"] == old.pid][:-2]
+            await eventually(lambda: _all_compiled(supervisor), "a compiled worker at the next attempt")
+            assert await supervisor.stop_ring(0) == 7
+
+    asyncio.run(run())
+
+
+def test_one_that_dies_while_it_lets_go_is_replaced_all_the_same(scripted: tuple[Script, Launcher]) -> None:
+    script, _ = scripted
+
+    async def run() -> None:
+        async with _improvable(script, 1) as (supervisor, _, compiler):
+            await supervisor.set_ring(_ring(0, 7))
+            script.add("0 DetachPair die")
+            compiler.go_on.set()
+            await eventually(lambda: _all_compiled(supervisor), "a compiled worker")
+            assert await supervisor.stop_ring(0) == 7
 
     asyncio.run(run())

@@ -7,6 +7,7 @@ import pytest
 
 from mpnet.cli import checks, doctor
 from mpnet.cli.checks import Finding, Outcome
+from mpnet.jit import cache
 from tests.squatting import KINDS, clear, squat
 
 
@@ -55,9 +56,10 @@ def test_a_user_without_a_home_keeps_no_compiled_code(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in (cache.CHOSEN, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
+    cache.folders.cache_clear()
     (finding,) = checks.check_cache()
     assert (finding.outcome, finding.detail) == (Outcome.MISSING, "this user has no home")
     assert "XDG_CACHE_HOME" in finding.remedy

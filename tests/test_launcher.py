@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from mpnet.control.compilation import Progress, Told
 from mpnet.control.fork_server import ForkServer, Process
 from mpnet.control.launcher import WARM, Launcher
+from mpnet.errors import MpnetError
+from mpnet.segment.layout import Code
 
 PATIENCE = 240.0
 """Seconds: a limit for what hangs."""
@@ -51,12 +54,12 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _warm() -> int:
-    launcher = Launcher("tests.test_launcher:tell", (WARM,))
-    process, channel = await launcher.launch("test", 0, 0)
-    assert await process.status == 0
-    os.close(process.pidfd)
-    (answer,) = os.read(channel.fileno(), 1)
-    channel.close()
+    launcher = Launcher("tests.test_launcher:tell", (WARM,), mode="1")
+    launched = await launcher.launch("test", 0, 0)
+    assert await launched.process.status == 0
+    os.close(launched.process.pidfd)
+    (answer,) = os.read(launched.channel.fileno(), 1)
+    launched.channel.close()
     launcher.close()
     return answer
 
@@ -166,18 +169,154 @@ def test_a_server_that_dies_fails_what_waits_and_takes_no_worker_along() -> None
 
 def test_the_launcher_starts_a_server_anew() -> None:
     async def run() -> None:
-        launcher = Launcher("tests.test_launcher:behave", ())
+        launcher = Launcher("tests.test_launcher:behave", (), mode="0")
         for _ in range(2):
-            process, channel = await launcher.launch("net0", 0, 0)
-            assert await process.status == 0
-            os.close(process.pidfd)
-            channel.close()
-            launcher._server.kill()
-            while launcher._server.alive:
+            launched = await launcher.launch("net0", 0, 0)
+            assert await launched.process.status == 0
+            os.close(launched.process.pidfd)
+            launched.channel.close()
+            server = launcher._server
+            assert server
+            server.kill()
+            while server.alive:
                 await asyncio.sleep(0.01)
         launcher.close()
 
     asyncio.run(run())
+
+
+class Fake:
+    """A compiler that compiles nothing, when it is told to."""
+
+    def __init__(self, *kept: bool, done: bool = False) -> None:
+        self.kept = list(kept)
+        self.done = done
+        self.go_on = asyncio.Event()
+
+    def is_done(self) -> bool:
+        return self.done
+
+    async def compile(self, told: Told) -> bool:
+        told(Progress(1, 2))
+        await self.go_on.wait()
+        if not self.kept:
+            raise MpnetError("no compiler")
+        return self.kept.pop(0)
+
+
+def modes(device: str, _slot: int, sock: socket.socket, _segment: int) -> None:
+    """A worker that sends how it was to be compiled; of a server that is to load, fails as its device says."""
+    sock.send(os.environ["MPNET_JIT"].encode())
+
+
+async def _mode(launcher: Launcher) -> tuple[str, Code]:
+    launched = await launcher.launch("net0", 0, 0)
+    assert await launched.process.status == 0
+    os.close(launched.process.pidfd)
+    said = os.read(launched.channel.fileno(), 100).decode()
+    launched.channel.close()
+    return said, launched.code
+
+
+def _launch(compiler: Fake, mode: str, test: Callable[[Launcher], Awaitable[None]], *preload: str) -> None:
+    async def run() -> None:
+        launcher = Launcher("tests.test_launcher:modes", preload, compiler, mode)
+        try:
+            await asyncio.wait_for(test(launcher), PATIENCE)
+        finally:
+            launcher.close()
+
+    asyncio.run(run())
+
+
+async def _compiled(launcher: Launcher) -> None:
+    while launcher.code is not Code.COMPILED:
+        await asyncio.sleep(0.01)
+
+
+def test_workers_begin_interpreted_and_those_that_follow_are_compiled() -> None:
+    compiler = Fake(True)
+
+    async def test(launcher: Launcher) -> None:
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+        while launcher.compiling is None:
+            await asyncio.sleep(0.01)
+        assert str(launcher.compiling) == "1 of 2 functions"
+        compiler.go_on.set()
+        await _compiled(launcher)
+        assert launcher.compiling is None
+        assert await _mode(launcher) == ("load", Code.COMPILED)
+        assert not launcher._old[0].alive  # it had no workers left
+
+    _launch(compiler, "", test)
+
+
+def test_what_is_compiled_already_is_loaded_at_once() -> None:
+    async def test(launcher: Launcher) -> None:
+        assert await _mode(launcher) == ("load", Code.COMPILED)
+
+    _launch(Fake(done=True), "", test)
+
+
+def test_what_cannot_be_kept_is_compiled_in_the_server() -> None:
+    compiler = Fake(False)
+    compiler.go_on.set()
+
+    async def test(launcher: Launcher) -> None:
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+        await _compiled(launcher)
+        assert await _mode(launcher) == ("1", Code.COMPILED)
+
+    _launch(compiler, "", test)
+
+
+def test_what_cannot_be_loaded_is_compiled_again() -> None:
+    compiler = Fake(True, True, False, done=True)
+    compiler.go_on.set()
+
+    async def test(launcher: Launcher) -> None:
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+        assert launcher._improving
+        with contextlib.suppress(OSError):
+            await launcher._improving
+        assert compiler.kept == [False]  # after two attempts it is left as it is
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+
+    _launch(compiler, "", test, "tests.cannot_be_loaded")
+
+
+def test_who_waits_for_compiled_code_gets_it_or_hears_why_not() -> None:
+    compiler = Fake(True)
+
+    async def test(launcher: Launcher) -> None:
+        waiting = asyncio.create_task(_mode(launcher))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        compiler.go_on.set()
+        assert await waiting == ("load", Code.COMPILED)
+
+    _launch(compiler, "1", test)
+
+    async def fails(launcher: Launcher) -> None:
+        with pytest.raises(MpnetError, match="no compiler"):
+            await _mode(launcher)
+
+    _launch(_ready(Fake()), "1", fails)
+
+
+def _ready(compiler: Fake) -> Fake:
+    compiler.go_on.set()
+    return compiler
+
+
+def test_without_a_compiler_workers_stay_interpreted() -> None:
+    async def test(launcher: Launcher) -> None:
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+        assert launcher._improving
+        await launcher._improving
+        assert await _mode(launcher) == ("0", Code.INTERPRETED)
+
+    _launch(_ready(Fake()), "", test)
 
 
 def test_terms_and_interrupts_leave_the_server_be() -> None:

@@ -3,7 +3,7 @@
 What is left is the cost of the ring itself and of one copy of the payload, as a device pays that takes frames in.
 """
 
-from mpnet.jit.compile import compiled, inlined
+from mpnet.jit.compile import apart, inlined
 from mpnet.jit.memory import load_u8
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import GSO_TYPE
@@ -27,7 +27,7 @@ _TOO_LONG = int(DropReason.TOO_LONG)
 _DISABLED = int(DropReason.DISABLED)
 
 
-@compiled
+@apart
 def consume(ctx: Context, index: int) -> int:
     """Consume one burst of a tx ring; returns the chains taken.
 

@@ -4,7 +4,7 @@ Nothing is in between: a frame for which the driver has not given enough rx buff
 is copied once, from the driver's tx buffers to its rx buffers.
 """
 
-from mpnet.jit.compile import compiled, inlined
+from mpnet.jit.compile import apart, compiled, inlined
 from mpnet.jit.memory import copy, load_u8, store_i64, store_u16, store_u32
 from mpnet.segment.layout import LOG_ENTRIES, SPILL_BYTES, DropReason
 from mpnet.virtio.net_header import BYTES, FLAGS, GSO_TYPE, NUM_BUFFERS
@@ -39,7 +39,7 @@ _TX_FAULT = -5
 _TOO_LONG_FOR_ALL = -6  # the driver will never give enough
 
 
-@compiled
+@apart
 def echo(ctx: Context, rx_index: int) -> int:
     """Send one burst of a pair's tx ring back; returns the frames delivered.
 

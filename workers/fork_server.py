@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from setproctitle import setproctitle
@@ -24,11 +24,11 @@ Run = Callable[[str, int, socket.socket, int], None]
 """What a worker does: device, slot, its end of the channel, descriptor of the segment, which is its to close."""
 
 
-def main(fd: int, target: str, preload: Sequence[str]) -> None:
+def main(fd: str, target: str, *preload: str) -> None:
     """Load what workers need, then fork them as control asks.
 
     Args:
-        fd: of the socket to control.
+        fd: number of the socket to control.
         target: ``module:function`` that a worker runs.
         preload: modules that are imported before.
     """
@@ -40,7 +40,7 @@ def main(fd: int, target: str, preload: Sequence[str]) -> None:
     for name in preload:
         importlib.import_module(name)
     run: Run = pkgutil.resolve_name(target)
-    ForkServer(Channel(socket.socket(fileno=fd), Fork), run).serve()
+    ForkServer(Channel(socket.socket(fileno=int(fd)), Fork), run).serve()
 
 
 class ForkServer:

@@ -13,10 +13,12 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from mpnet.jit import perf
+from mpnet.jit.compile import JIT
 from mpnet.jit.system_calls import name_of
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import Forbidden, Isolated, Request
 from mpnet.segment import process
+from mpnet.segment.layout import Code
 from mpnet.segment.segment import Segment
 from mpnet.workers.isolation.descriptors import close_others
 from mpnet.workers.isolation.stages import isolate
@@ -48,6 +50,7 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     worker = Worker(segment, slot, channel)
     record = segment.workers[slot]
     record.pid = os.getpid()
+    record.code = Code.COMPILED if JIT else Code.INTERPRETED
     record.start_ns = time.time_ns()
     record.start_ticks = process.start_ticks(os.getpid())
     record.heartbeat_ns = time.monotonic_ns()
@@ -62,7 +65,8 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
         _report(error)
     finally:
         worker.close()
-        record.pid = 0
+        if record.pid == os.getpid():  # else a better one has taken the slot over
+            record.pid = 0
     if failed:
         os._exit(1)
 

@@ -12,7 +12,7 @@ frames: one buffer to read into instead of two takes less time than copying them
 
 import errno
 
-from mpnet.jit.compile import compiled, inlined
+from mpnet.jit.compile import apart, compiled, inlined
 from mpnet.jit.memory import load_u8, store_u8, store_u16
 from mpnet.jit.syscalls import read, readv
 from mpnet.segment.layout import SPILL_BYTES, DropReason
@@ -65,7 +65,7 @@ _FAULT = -4
 _SPILLED = -5  # it is in the spill
 
 
-@compiled
+@apart
 def receive(ctx: Context, index: int) -> int:
     """Receive one burst into an rx ring; returns the frames delivered.
 

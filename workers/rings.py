@@ -20,9 +20,7 @@ from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
 
 SYSTEM_CALLS = (
-    Call("poll"),
-    Call("ppoll", seldom="what poll is on machines that have no call of that name"),
-    Call("read"),
+    Call("preadv2"),
     Call("close"),
 )
 _BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}

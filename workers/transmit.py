@@ -1,6 +1,6 @@
 """From a tx ring to its TAP queue (VIRTIO 1.3, 5.1.6.2)."""
 
-from mpnet.jit.compile import compiled, inlined
+from mpnet.jit.compile import apart, inlined
 from mpnet.jit.memory import store_u16
 from mpnet.segment.layout import SPILL_BYTES, DropReason
 from mpnet.virtio import net_header
@@ -34,7 +34,7 @@ _ENOUGH = TX_FRAMES // 2
 """Frames of a burst that need not become more."""
 
 
-@compiled
+@apart
 def transmit(ctx: Context, index: int) -> int:
     """Send one burst of a tx ring; returns the chains taken.
 

@@ -1,57 +1,29 @@
-"""Imported by the fork server before it forks: all that workers share is loaded and compiled here, once.
+"""Imported by a fork server before it forks: all that workers share is loaded here, once.
 
-Processes that compile at the same time would race for the cache, and each would hold machine code of its own.
+Where code is kept, that is loading it. The compiler would leave its memory with every worker: processes of their
+own compile (``workers.compile``), and two of them at once.
 """
 
 import gc
-from typing import Any
 
-import numba
-import numpy as np
-
-from mpnet.jit import perf
-from mpnet.jit.compile import JIT, prune_cache
-from mpnet.segment import layout
-from mpnet.virtio import packed_ring, split_ring
-from mpnet.workers import control_queue, loop, main, packed, ring, state, trace, writer
+from mpnet.jit import cache, perf
+from mpnet.jit.compile import JIT
+from mpnet.workers import main
+from mpnet.workers.entry_points import GROUPS, compile_group
 
 __all__ = ["main", "warm_up"]
 
 
-def _context_type() -> Any:
-    """Numba's type of a context, from one that belongs to no device."""
-    rings = np.zeros(layout.ring_count(1), layout.RING).view(np.recarray)
-    stats = np.zeros(1, layout.WORKER).view(np.recarray)
-    typeof: Any = numba.typeof  # untyped in Numba
-    return typeof(state.make_context(rings, stats, state.Scratch()))
-
-
 def warm_up() -> None:
-    """Compile, or load from the cache, every function that Python calls: an isolated worker cannot."""
-    prune_cache()
-    context = _context_type()
-    entry_points: list[tuple[Any, int]] = [
-        (loop.serve, 0),
-        (ring.break_ring, 2),
-        (ring.call, 1),
-        (packed.replay, 1),
-        (writer.probe_plain, 1),
-        (writer.probe_queued, 0),
-        (trace.trace, 4),
-        (control_queue.take_command, 2),
-        (control_queue.complete_command, 2),
-    ]
-    for function, integers in entry_points:
-        function.compile((context, *(numba.int64,) * integers))
-    accessors: list[tuple[Any, int]] = [
-        (split_ring.used_index, 1),
-        (split_ring.publish_used, 2),
-        (packed_ring.descriptor_flags, 1),
-    ]
-    for function, integers in accessors:
-        function.compile((numba.int64,) * integers)
+    """Compile, or load from the cache, every function that Python calls."""
+    for number in range(len(GROUPS)):
+        compile_group(number)
     if perf.PERF:
         perf.write_map()
+    if not cache.LOAD_ONLY:
+        from mpnet.jit import kept  # noqa: PLC0415 - workers that are interpreted load no compiler
+
+        kept.seal()
 
 
 if JIT:

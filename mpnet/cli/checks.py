@@ -17,6 +17,7 @@ from mpnet.config.device import DeviceConfig
 from mpnet.control.files import needed
 from mpnet.errors import MpnetError
 from mpnet.guest.debian import missing_packages
+from mpnet.jit import cache
 from mpnet.segment import shm
 from mpnet.segment.layout import MAX_QUEUE_PAIRS, segment_bytes
 from mpnet.segment.segment import header_of, is_served
@@ -157,23 +158,21 @@ def check_compiler() -> Iterator[Finding]:
 def check_cache() -> Iterator[Finding]:
     """Compiled code may be kept between runs."""
     name = "compiler's cache"
-    remedy = "set XDG_CACHE_HOME to a folder you can write to: without a cache every start compiles anew"
-    try:
-        cache = _cache_folder()
-    except RuntimeError:
+    remedy = "set XDG_CACHE_HOME to a folder that is yours alone: without a cache every start compiles anew"
+    if whole := cache.find_whole():
+        yield Finding(name, Outcome.OK, f"the data path is compiled, in {whole}")
+        return
+    folders = [cache.folder_below(base) for base in cache.bases()[:-1]]
+    if not folders:
         yield Finding(name, Outcome.MISSING, "this user has no home", remedy)
         return
-    existing = next(folder for folder in (cache, *cache.parents) if os.access(folder, os.F_OK))
-    if os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(name, Outcome.OK, f"{cache} can be written to")
+    folder = folders[0]
+    existing = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
+    reason = cache.objection(folder) if existing == folder else ""
+    if not reason and os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(name, Outcome.OK, f"{folder.parent} can be written to; see 'mpnet compile'")
     else:
-        yield Finding(name, Outcome.MISSING, f"{cache} cannot be written to", remedy)
-
-
-def _cache_folder() -> Path:
-    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpnet" / "numba"
+        yield Finding(name, Outcome.MISSING, reason or f"{folder.parent} cannot be written to", remedy)
 
 
 def check_guests() -> Iterator[Finding]:

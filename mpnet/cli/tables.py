@@ -44,6 +44,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
         Column("cpu", right=True),
         Column("queue pairs", wrap=True),
         Column("engine"),
+        Column("code"),
         Column("up", right=True),
         Column("restarts", wrap=True),
     )
@@ -56,6 +57,7 @@ def print_workers(reports: Iterable[WorkerReport]) -> None:
             "any" if report.cpu is None else str(report.cpu),
             " ".join(map(str, report.pairs)) or "none",
             report.engine,
+            report.code,
             "" if report.age is None else _duration(report.age),
             _reasons(report.restarts) or "0",
         )

@@ -9,34 +9,14 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import (
-    NativeValue,
-    infer_getattr,
-    lower_getattr_generic,
-    models,
-    register_model,
-    typeof_impl,
-    unbox,
-)
-from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
+from mpnet.jit.compile import JIT
+
+if JIT:
+    from mpnet.jit.bundle_type import register
+
 Class = TypeVar("Class", bound=type)
-
-_WORD = ir.IntType(64)
-_WORDS = 2
-_TABLE = "table"
-
-
-class Bundle(types.Type):
-    """Numba's type of one, from that of the named tuple."""
-
-    def __init__(self, members: types.NamedTuple) -> None:
-        self.members = members
-        super().__init__(name=f"Bundle({members.name})")
 
 
 def bundle(cls: Class) -> Class:
@@ -45,63 +25,11 @@ def bundle(cls: Class) -> Class:
     All members are one-dimensional arrays without gaps, and ``table``, the last, is what ``make_table`` makes of
     them; whoever owns the tuple keeps them where they are.
     """
-
-    @typeof_impl.register(cls)
-    def type_of(value: Any, context: Any) -> Bundle:
-        return Bundle(types.NamedTuple([typeof_impl(member, context) for member in value], cls))
-
+    if JIT:
+        register(cls)
     return cls
 
 
 def make_table(members: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     """Where each of ``members`` is, and how many elements it has; int64, shape ``(2 * members,)``."""
     return np.array([word for each in members for word in (each.ctypes.data, len(each))], np.int64)
-
-
-@register_model(Bundle)
-class _Model(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Bundle) -> None:
-        super().__init__(manager, kind, _WORD)
-
-
-@unbox(Bundle)
-def _unbox_bundle(kind: Bundle, value: Any, c: Any) -> Any:
-    place = kind.members.fields.index(_TABLE)
-    table = c.unbox(kind.members.types[place], c.pyapi.tuple_getitem(value, place))
-    data = c.context.make_array(kind.members.types[place])(c.context, c.builder, table.value).data
-    return NativeValue(c.builder.ptrtoint(data, _WORD), is_error=table.is_error, cleanup=table.cleanup)
-
-
-@infer_getattr
-class _Attributes(AttributeTemplate):
-    key = Bundle
-
-    def generic_resolve(self, kind: Any, name: str) -> Any:  # type: ignore[override]  # to Numba, it is optional
-        members = kind.members
-        return members.types[members.fields.index(name)] if name in members.fields else None
-
-
-@lower_getattr_generic(Bundle)
-def _member(context: Any, builder: Any, kind: Bundle, address: Any, name: str) -> Any:
-    place = kind.members.fields.index(name)
-    array_kind = kind.members.types[place]
-    array = context.make_array(array_kind)(context, builder)
-    item_bytes = ir.Constant(_WORD, context.get_abi_sizeof(context.get_data_type(array_kind.dtype)))
-    data, count = (_word(builder, address, _WORDS * place + word) for word in range(_WORDS))
-    populate_array(
-        array,
-        data=builder.inttoptr(data, array.data.type),
-        shape=[count],
-        strides=[item_bytes],
-        itemsize=item_bytes,
-        meminfo=None,
-    )
-    return array._getvalue()  # noqa: SLF001 - Numba's way to a structure's value
-
-
-def _word(builder: Any, table: Any, place: int) -> Any:
-    """A word of the table, which never changes: LLVM need not load it again behind a store."""
-    address = builder.add(table, ir.Constant(_WORD, 8 * place))
-    word = builder.load(builder.inttoptr(address, _WORD.as_pointer()))
-    word.set_metadata("invariant.load", builder.module.add_metadata([]))
-    return word

@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llvmlite import ir
-from numba.core.codegen import CPUCodeLibrary
-
 PERF = os.environ.get("MPNET_PERF", "0") != "0"
 """Whether compiled code is made for profilers."""
 
@@ -31,9 +28,11 @@ def note(dispatcher: Any) -> None:
 
 def keep_frames() -> None:
     """Have all that is compiled from now on keep frame pointers; to be called once."""
+    from numba.core.codegen import CPUCodeLibrary  # noqa: PLC0415 - workers that are interpreted load no compiler
+
     add_ir_module: Any = CPUCodeLibrary.add_ir_module
 
-    def add(library: Any, module: ir.Module) -> None:
+    def add(library: Any, module: Any) -> None:
         for function in module.functions:
             if function.blocks:
                 # llvmlite's own ``add`` knows LLVM's attributes without a value only.

@@ -8,22 +8,20 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from numba import types
-
 from mpnet.jit.compile import JIT, compiled
 from mpnet.jit.memory import load_i64, load_u32
 from mpnet.jit.system_calls import Call
 
+if JIT:
+    from mpnet.jit.intrinsics import external
+
 _C_TYPES: dict[str, Any] = {"i": ctypes.c_int, "l": ctypes.c_long}
-_NUMBA_TYPES: dict[str, Any] = {"i": types.int32, "l": types.int64}
 
 
 def _external(name: str, result: str, arguments: str) -> Callable[..., int]:
     """The C library's function: ``i`` is an int, ``l`` a long or a pointer."""
     if JIT:
-        signature = _NUMBA_TYPES[result](*(_NUMBA_TYPES[code] for code in arguments))
-        function: Callable[..., int] = types.ExternalFunction(name, signature)
-        return function
+        return external(name, result, arguments)
     foreign: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
     foreign.restype = _C_TYPES[result]
     foreign.argtypes = [_C_TYPES[code] for code in arguments]

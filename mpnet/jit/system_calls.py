@@ -98,6 +98,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "ppoll": (271, 73),
     "epoll_pwait": (281, 22),
     "getrandom": (318, 278),
+    "preadv2": (327, 286),
     "process_vm_readv": (310, 270),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),

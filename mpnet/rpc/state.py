@@ -52,6 +52,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
         pairs: queue pairs it serves.
         restarts: how often it was replaced, by ``layout.RestartReason`` in lower case.
         engine: how it writes to the TAP, a ``layout.Engine`` in lower case.
+        code: what it runs, a ``layout.Code`` in lower case.
         unisolated: what it keeps of its rights and why, by stage of its isolation; None until that is known.
         device: the device's id, where workers of several are listed.
     """
@@ -64,6 +65,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     pairs: list[int]
     restarts: dict[str, int]
     engine: str
+    code: str
     unisolated: dict[str, str] | None = None
     device: str = ""
 

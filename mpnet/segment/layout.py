@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 5
+VERSION = 6
 MAX_QUEUE_PAIRS = 64
 CACHE_LINE = 64
 NAME_BYTES = 64
@@ -109,6 +109,14 @@ class Engine(enum.IntEnum):
     URING = 2
 
 
+class Code(enum.IntEnum):
+    """What a worker runs: the better, the greater."""
+
+    UNKNOWN = 0
+    INTERPRETED = 1
+    COMPILED = 2
+
+
 BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
 ROUND_BUCKETS_NS = (2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
@@ -179,6 +187,7 @@ _WORKER_FIELDS = [
     ("round_ns", "i8"),  # all rounds together
     ("restarts", "i8", (len(RestartReason),)),
     ("engine", "i8"),  # an Engine: what it uses; AUTO before it has chosen
+    ("code", "i8"),  # a Code: what it runs
 ]
 _EVENT_FIELDS = [
     ("sequence", "i8"),  # its number, counted from 1; 0 while it is written

@@ -14,7 +14,7 @@ import psutil
 
 from mpnet.errors import MpnetError
 from mpnet.segment.attachments import Attachments
-from mpnet.segment.layout import DropReason, Fault, Negotiation, RingState, workers_of
+from mpnet.segment.layout import Code, DropReason, Fault, Negotiation, RingState, workers_of
 from mpnet.segment.segment import Segment, is_served
 
 
@@ -92,6 +92,7 @@ class WorkerRates(msgspec.Struct, kw_only=True):
         wakeups: a second.
         heartbeat_age: seconds since it showed that it lives.
         restarts: how often it was replaced.
+        code: what it runs, a ``layout.Code`` in lower case.
         queues: queue pairs it serves.
     """
 
@@ -105,6 +106,7 @@ class WorkerRates(msgspec.Struct, kw_only=True):
     wakeups: float
     heartbeat_age: float
     restarts: int
+    code: str
     queues: list[int]
 
 
@@ -283,6 +285,7 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
         wakeups=_per_second(old["wakeups"], new["wakeups"], seconds),
         heartbeat_age=max(0.0, time.monotonic() - int(new["heartbeat_ns"]) / 1e9),
         restarts=int(new["restarts"].sum()),
+        code=Code(int(new["code"])).name.lower(),
         queues=[pair for pair, owner in enumerate(workers_of(after.rings)) if owner == slot],
     )
 

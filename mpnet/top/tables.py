@@ -83,6 +83,7 @@ WORKERS = (
     _rate("wakeups", lambda worker: worker.wakeups, rank=2),
     Column("beat", lambda worker: worker.heartbeat_age, lambda worker: f"{worker.heartbeat_age:.1f}s"),
     Column("restarts", lambda worker: worker.restarts),
+    Column("code", lambda worker: worker.code, rank=1),
     Column("queues", lambda worker: len(worker.queues), lambda worker: " ".join(map(str, worker.queues))),
 )
 
