@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -63,6 +64,8 @@ class Device:
         self.link_up = True
         self.peer: Peer | None = None
         self.unshared: list[MemoryRegion] = []
+        self.first_ring_ns = 0
+        """When a guest's first ring was started, on the monotonic clock; 0 before."""
         self._launcher = launcher
         self._limits = limits or Limits()
         self._mtu = config.mtu
@@ -154,6 +157,7 @@ class Device:
             case effects.SetMemory(regions):
                 await self._set_memory(regions)
             case effects.StartRing(index):
+                self.first_ring_ns = self.first_ring_ns or time.monotonic_ns()
                 await self._rings.start(index)
             case effects.UpdateRing(index):
                 await self._rings.update(index)

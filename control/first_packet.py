@@ -1,4 +1,4 @@
-"""How long it took from the start of the control process to the first packet served."""
+"""How long it took from the start of the control process to a guest and to the first packet served."""
 
 import time
 from typing import Any
@@ -18,3 +18,8 @@ def start_to_first_packet(segment: Segment, start_ns: int) -> float | None:
     """Seconds from ``start_ns``, on the monotonic clock, to the first packet of any worker; None before it."""
     moments: list[Any] = [record.first_packet_ns for record in segment.workers if record.first_packet_ns]
     return (int(min(moments)) - start_ns) / 1e9 if moments else None
+
+
+def start_to_first_ring(first_ring_ns: int, start_ns: int) -> float | None:
+    """Seconds from ``start_ns`` to a guest's first ring, so long as mpnet waited for it; None before it."""
+    return (first_ring_ns - start_ns) / 1e9 if first_ring_ns else None

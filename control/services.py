@@ -12,7 +12,7 @@ import mpnet
 from mpnet.control.describe import describe_device, describe_workers
 from mpnet.control.device import Device
 from mpnet.control.exporter import Exporter
-from mpnet.control.first_packet import process_start_ns, start_to_first_packet
+from mpnet.control.first_packet import process_start_ns, start_to_first_packet, start_to_first_ring
 from mpnet.control.log import get_log, tell_left_out
 from mpnet.control.management import Handler, ManagementServer
 from mpnet.control.metrics import Metrics
@@ -85,8 +85,10 @@ def make_handlers(control: Control) -> dict[str, Handler]:
         return control.devices[name]
 
     def describe(device: Device) -> dict[str, Any]:
-        first = start_to_first_packet(device.segment, start_ns)
-        return describe_device(device) | {"start_to_first_packet_seconds": first}
+        return describe_device(device) | {
+            "start_to_first_ring_seconds": start_to_first_ring(device.first_ring_ns, start_ns),
+            "start_to_first_packet_seconds": start_to_first_packet(device.segment, start_ns),
+        }
 
     async def show_control(_: NoParams) -> Any:
         return {

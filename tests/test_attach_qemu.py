@@ -12,6 +12,7 @@ import pytest
 
 from mpnet.guest import debian
 from mpnet.guest.linux import version
+from tests.real.asked import real
 from tests.real.running import MPNET, Running, wait_until
 
 README = Path(__file__).parent.parent / "README.md"
@@ -28,6 +29,7 @@ def served() -> Iterator[Running]:
         yield running
 
 
+@real("qemu")
 @contextmanager
 def attached(served: Running, words: list[str]) -> Iterator[None]:
     """A QEMU whose processors stand still, attached to the device."""
@@ -56,6 +58,7 @@ def _is_asked(served: Running, pid: int) -> bool:
     return front_end is not None and front_end["pid"] == pid and "SET_OWNER" in asked
 
 
+@real("qemu")
 @pytest.mark.parametrize("accel", ["tcg", "kvm"])
 def test_this_machines_qemu_takes_what_is_printed(served: Running, accel: str) -> None:
     command = [MPNET, "device", "qemu", "net0", "--memory", "64", "--control-socket", str(served.control)]
@@ -69,6 +72,7 @@ def test_this_machines_qemu_takes_what_is_printed(served: Running, accel: str) -
         pass
 
 
+@real("qemu")
 def test_this_machines_qemu_takes_the_words_of_the_readme(served: Running) -> None:
     (block,) = re.findall(r"```\n(-chardev .*?)```", README.read_text(), re.DOTALL)
     words = shlex.split(block.replace("/run/mpnet/net0.sock", str(served.socket)).replace("1024M", "64M"))

@@ -72,6 +72,7 @@ def _report(**changes):
                 code="compiled",
             )
         ],
+        "start_to_first_ring_seconds": 1.125,
         "start_to_first_packet_seconds": 1.25,
     }
     return DeviceReport(**values | changes)
@@ -202,7 +203,7 @@ def test_show_tells_what_matters(invoke, control):
         "1,234,567",
         "tap_down=7",
         "qemu, process 42",
-        "1.250 s",
+        "1.250 s, 1.125 s of them until a guest came",
         "killed=2",
         "1h01m",
     ):

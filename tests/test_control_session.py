@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +39,14 @@ def test_a_front_end_attaches_starts_stops_and_leaves(tmp_path: Path, scripted: 
             assert guest.front_end.queue_pairs == 2
             assert device.segment.header.features == guest.front_end.features
             assert [len(told["regions"]) for told in scripted[0].told("SetMemory", 1)] == [0, 1]
+            assert device.first_ring_ns == 0
             await guest.start(0, 1, base=9)
+            assert 0 < (came := device.first_ring_ns) < time.monotonic_ns()
             assert device.tap.attached == {0}
             assert scripted[0].told("SetRing")[0]["base"] == 9
             assert describe_device(device)["session"]["state"] == "running"
             await guest.start(2, 3)
+            assert device.first_ring_ns == came
             assert device.tap.attached == {0, 1}
             assert device.segment.header.enabled_pairs == 2
             messages = device.segment.header.messages.sum()

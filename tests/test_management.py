@@ -69,6 +69,7 @@ def _fake_devices(monkeypatch):
     monkeypatch.setattr(services, "describe_device", FakeDevice.describe)
     monkeypatch.setattr(services, "describe_workers", FakeDevice.describe_workers)
     monkeypatch.setattr(services, "start_to_first_packet", lambda *_: 0.5)
+    monkeypatch.setattr(FakeDevice, "first_ring_ns", 0, raising=False)
 
 
 SHOWN = {

@@ -97,7 +97,13 @@ def _facts(report: DeviceReport) -> Iterator[tuple[str, str]]:
     yield "connections", str(report.session.connections)
     yield "features", " ".join(report.features) or "none negotiated"
     yield "offered only", " ".join(offered) or "none"
-    yield "start to first packet", "no packet yet" if first is None else f"{first:.3f} s"
+    yield "start to first packet", "no packet yet" if first is None else _first_packet(first, report)
+
+
+def _first_packet(seconds: float, report: DeviceReport) -> str:
+    """How long the first packet took, and how much of it was waiting for a guest."""
+    waited = report.start_to_first_ring_seconds
+    return f"{seconds:.3f} s" + ("" if waited is None else f", {waited:.3f} s of them until a guest came")
 
 
 def _backend(report: DeviceReport) -> str:

@@ -133,6 +133,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
         tap: its TAP; None where it has none.
         rings: every virtqueue.
         workers: every worker.
+        start_to_first_ring_seconds: from the start of the control process until a guest's first ring was started.
         start_to_first_packet_seconds: from the start of the control process; None before the first.
     """
 
@@ -152,6 +153,7 @@ class DeviceReport(msgspec.Struct, kw_only=True):
     rings: list[RingReport]
     workers: list[WorkerReport]
     start_to_first_packet_seconds: float | None
+    start_to_first_ring_seconds: float | None = None
 
     @property
     def state(self) -> str:
