@@ -18,7 +18,16 @@ from rich.console import Console
 from mpnet.cli import demo as command
 from mpnet.cli.main import cli
 from mpnet.demo.meter import Meter
-from mpnet.demo.summary import Check, Part, RingTotals, Summary, ping_check, rings_check
+from mpnet.demo.summary import (
+    NOT_ASKED_FOR,
+    Check,
+    Experiment,
+    Part,
+    RingTotals,
+    Summary,
+    ping_check,
+    rings_check,
+)
 from mpnet.demo.watch import Watch
 from mpnet.segment.layout import DropReason
 from mpnet.segment.segment import Segment
@@ -193,6 +202,29 @@ def test_exit_status_tells_what_did_not_work(monkeypatch: pytest.MonkeyPatch) ->
     assert said.exit_code == 1
     assert "something did not work" in said.stdout
     assert "everything worked" not in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("skipped", "experiment", "verdict"),
+    [
+        ("", None, "everything worked"),
+        (NOT_ASKED_FOR, None, "everything worked"),
+        ("no kernel", None, "what was shown worked, but without a Linux guest: see above"),
+        ("", Experiment(skipped="no scipy"), "what was shown worked, but without the experiment: see above"),
+        ("a", Experiment(skipped="b"), "what was shown worked, but without a Linux guest and the experiment"),
+    ],
+)
+def test_a_demo_that_left_something_out_does_not_say_that_everything_worked(
+    monkeypatch: pytest.MonkeyPatch, skipped: str, experiment: Experiment | None, verdict: str
+) -> None:
+    summary = Summary(
+        ok=True, seconds=3.0, start_to_first_packet_seconds=None, parts=[], skipped=skipped, experiment=experiment
+    )
+    monkeypatch.setattr(command, "run", lambda *_, **_options: summary)
+    said = CliRunner().invoke(cli, ["demo"])
+    assert said.exit_code == 0
+    assert verdict in " ".join(said.stdout.split())
+    assert ("everything worked" in said.stdout) == (verdict == "everything worked")
 
 
 def test_nothing_starts_threads_before_the_namespace() -> None:

@@ -20,7 +20,7 @@ from mpnet.guest.cache import UNFINISHED, cache_directory
 from mpnet.guest.lifeline import bound_to_us
 from mpnet.guest.linux.agent import GuestError
 from mpnet.guest.linux.guest import LinuxGuest, Setup
-from mpnet.guest.linux.initramfs import load_order
+from mpnet.guest.linux.initramfs import load_order, loaded_later
 from mpnet.guest.linux.libvirt import libvirt_xml
 from mpnet.guest.linux.qemu import Machine, Nic, TapNic, VhostUserNic, attach_arguments
 from tests.real import linux_guest as traffic
@@ -72,6 +72,10 @@ def test_agent_kills_a_command_with_its_children(guest: LinuxGuest) -> None:
     job.kill()
     assert job.wait(60).returncode == 137
     guest.check("until [ $(pidof sleep | wc -w) -eq 1 ]; do usleep 10000; done")
+
+
+def test_the_archive_has_what_the_c_library_loads_in_the_midst_of_a_run(guest: LinuxGuest) -> None:
+    assert guest.run("ls /lib/*/libgcc_s.so.1 /usr/lib/*/libgcc_s.so.1 2>/dev/null").stdout != ""
 
 
 def test_device_is_the_one_asked_for(guest: LinuxGuest) -> None:
@@ -325,6 +329,14 @@ def test_libvirt_xml_attaches_with_shared_memory() -> None:
         "model": {"type": "virtio"},
         "driver": {"queues": "2", "rx_queue_size": "1024"},
     }, "and no MTU, with which libvirt does not start the guest"
+
+
+def test_what_the_c_library_loads_later_is_asked_for_by_its_package(tmp_path: Path) -> None:
+    libc = tmp_path / "libc.so.6"
+    with pytest.raises(MpnetError, match=r"libgcc_s\.so\.1 not beside .*: apt-get install libgcc-s1"):
+        loaded_later([str(libc)])
+    (tmp_path / "libgcc_s.so.1").touch()
+    assert loaded_later([str(tmp_path / "ld.so"), str(libc)]) == [str(tmp_path / "libgcc_s.so.1")]
 
 
 def test_modules_come_after_what_they_depend_on() -> None:

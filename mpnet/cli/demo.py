@@ -74,8 +74,15 @@ def _print(console: Console, summary: Summary) -> None:
         console.print(f"  {first:.2f} s from the start of 'mpnet run' to the first packet")
     if summary.skipped:
         console.print(f"  no Linux guest: {summary.skipped}")
-    verdict = "[green]everything worked[/]" if summary.ok else "[red]something did not work: see ✗ above[/]"
-    console.print(f"  [bold]{verdict}[/], in {summary.seconds:.0f} s; {_left(summary)}")
+    console.print(f"  [bold]{_verdict(summary)}[/], in {summary.seconds:.0f} s; {_left(summary)}")
+
+
+def _verdict(summary: Summary) -> str:
+    if not summary.ok:
+        return "[red]something did not work: see ✗ above[/]"
+    if summary.left_out:
+        return f"[yellow]what was shown worked, but without {' and '.join(summary.left_out)}: see above[/]"
+    return "[green]everything worked[/]"
 
 
 def _left(summary: Summary) -> str:

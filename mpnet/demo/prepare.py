@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from mpnet.demo.summary import NOT_ASKED_FOR
 from mpnet.demo.talk import Talk
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
@@ -44,7 +45,7 @@ class Preparation:
             MpnetError: what was asked for cannot be installed; with the command to run by hand.
         """
         if self.choice == "embedded":
-            self.skipped = "not asked for"
+            self.skipped = NOT_ASKED_FOR
             return
         missing = debian.missing_packages()
         if missing and self.choice == "qemu":

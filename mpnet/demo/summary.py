@@ -2,6 +2,9 @@
 
 import msgspec
 
+NOT_ASKED_FOR = "not asked for"
+"""Why there is no Linux guest where the embedded one was chosen."""
+
 
 class RingTotals(msgspec.Struct, kw_only=True):
     """What one virtqueue did in a part of the demo.
@@ -93,7 +96,7 @@ class Summary(msgspec.Struct, kw_only=True):
     """The whole demo.
 
     Attributes:
-        ok: everything worked.
+        ok: all that was shown worked.
         seconds: from the command to here.
         start_to_first_packet_seconds: from the start of the control process; None where no packet came.
         parts: one a guest.
@@ -107,6 +110,13 @@ class Summary(msgspec.Struct, kw_only=True):
     parts: list[Part]
     skipped: str = ""
     experiment: Experiment | None = None
+
+    @property
+    def left_out(self) -> list[str]:
+        """Parts that belong to the whole demo and were not shown; what nobody asked for does not count."""
+        no_guest = self.skipped not in {"", NOT_ASKED_FOR}
+        no_experiment = self.experiment is not None and self.experiment.skipped != ""
+        return ["a Linux guest"] * no_guest + ["the experiment"] * no_experiment
 
 
 def ping_check(sent: int, times: list[float]) -> Check:

@@ -120,10 +120,10 @@ def _libraries(programs: Sequence[Path]) -> list[str]:
             f"apt-get install --reinstall {names}",
         )
     found = set(re.findall(r"(/\S+) \(0x", listing.stdout))
-    return sorted({*found, *_loaded_later(found)})
+    return sorted({*found, *loaded_later(found)})
 
 
-def _loaded_later(libraries: Iterable[str]) -> list[str]:
+def loaded_later(libraries: Iterable[str]) -> list[str]:
     """Name what the C library itself loads in the midst of a run, which no listing has."""
     libc = next(Path(library) for library in libraries if Path(library).name.startswith("libc.so"))
     later = [libc.with_name(name) for name in _LOADED_BY_LIBC]
