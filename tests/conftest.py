@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from mpnet.cli.main import cli
 from mpnet.guest import debian, parts
 from tests.real.asked import Supply, asked
+from tests.real.release import RELEASE
 
 # Devices that tests start serve with compiled workers from the beginning, but where a test says otherwise.
 os.environ.setdefault("MPNET_JIT", "1")
@@ -83,6 +84,7 @@ _ASKED = pytest.StashKey[frozenset[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Explain the marks; ``unit`` is set here, by what a test asks for."""
     config.addinivalue_line("markers", "unit: runs no part of Debian, needs no root")
+    config.addinivalue_line("markers", "release(*parts): takes parts from another release of Debian")
     config.addinivalue_line("markers", "compiled: of the compiled code alone; interpreted it says nothing")
 
 
@@ -91,7 +93,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     whole = session.config.args == session.config.getini("testpaths")
     if not whole or session.config.option.markexpr or session.config.option.collectonly:
         return
-    script = f"from mpnet.guest import debian; debian.require({(*parts.PARTS,)})"
+    script = f"from mpnet.guest import debian; debian.require({(*parts.PARTS, *RELEASE.split(','))})"
     quiet = subprocess.DEVNULL
     session.config.stash[_INSTALLING] = subprocess.Popen(
         [sys.executable, "-c", script], stdin=quiet, stdout=quiet, stderr=quiet

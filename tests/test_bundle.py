@@ -56,6 +56,7 @@ def test_compiled_code_works_on_the_arrays_themselves() -> None:
     assert other.items.number.tolist() == [1, 0, 0]
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(not JIT, reason="interpreted, it is a named tuple")
 def test_what_is_not_in_it_does_not_compile() -> None:
     with pytest.raises(TypingError, match="nothing"):

@@ -61,11 +61,13 @@ def _run(home: Path, **environment: str) -> list[str]:
     return said.stdout.split()
 
 
+@pytest.mark.compiled
 def test_code_is_kept_and_taken_again(tmp_path: Path) -> None:
     assert _run(tmp_path) == [REFUSED, "1", "0", "0"]
     assert _run(tmp_path, MPNET_JIT="load") == [REFUSED, "1", "0", "0"]
 
 
+@pytest.mark.compiled
 def test_where_nothing_is_compiled_what_is_not_kept_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="NotKeptError: read is not compiled yet"):
         _run(tmp_path, MPNET_JIT="load")
@@ -128,6 +130,7 @@ def test_a_spoilt_file_is_as_good_as_missing(spoil: Callable[[Path], None]) -> N
 
 
 @pytest.mark.parametrize("spoil", [_cut, _link])
+@pytest.mark.compiled
 def test_a_spoilt_file_is_compiled_again(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     assert _run(tmp_path) == [REFUSED, "1", "0", "0"]
     (path,) = (each for each in (tmp_path / "mpnet" / "numba").glob("*/*") if each.name != "whole")
@@ -161,6 +164,7 @@ def test_a_folder_that_others_could_fill_is_not_used(spoil: Callable[[Path], Non
     assert len(cache.complaints) == 1
 
 
+@pytest.mark.compiled
 def test_what_cannot_be_kept_is_compiled_all_the_same() -> None:
     assert _run(Path("/proc/nothing")) == [REFUSED, "0", "1", "1"]
 

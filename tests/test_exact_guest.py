@@ -17,6 +17,7 @@ from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import counters, linux_guest
 from tests.real.datagrams import batch, by_flow, difference, relay
 from tests.real.netns import network_namespace, tap
+from tests.real.release import NEWEST, RELEASE, taken
 from tests.real.running import Running
 
 ADDRESSES = {4: ("10.82.0.1", "10.82.0.2"), 6: ("fd82::1", "fd82::2")}
@@ -43,21 +44,30 @@ class Station:
         return self.device.metric(f"mpnet_queue_{name}_total")
 
 
-@pytest.fixture(scope="module", params=["on", "off"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("on", ""), id="on"),
+        pytest.param(("off", ""), id="off"),
+        pytest.param(("on", RELEASE), id="on-newest", marks=NEWEST),
+    ],
+)
 def station(request: pytest.FixtureRequest) -> Iterator[Station]:
     (host, guest), (host6, guest6) = ADDRESSES.values()
+    together, release = request.param
     with (
+        taken(release),
         network_namespace(),
         tap("tap0", f"{host}/24", f"{host6}/64") as name,
         tempfile.TemporaryDirectory(prefix="mpnet-") as folder,
-        Running(Path(folder), name, words=f"gro={request.param},gso={request.param}") as running,
+        Running(Path(folder), name, words=f"gro={together},gso={together}") as running,
         LinuxGuest(
             VhostUserNic(socket=str(running.socket)),
             Machine(accel="tcg", machine="pc", smp=1, memory_mib=512),
             Setup(addresses=[f"{guest}/24", f"{guest6}/64"]),
         ) as booted,
     ):
-        yield Station(running, booted, request.param == "on")
+        yield Station(running, booted, together == "on")
         assert counters.dropped(running) == 0
 
 

@@ -17,6 +17,7 @@ from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import linux_guest, netns
 from tests.real.flows import Flows, expect_answers
 from tests.real.footprint import ended, expect_footprint, footprint, guest_memory
+from tests.real.release import OWN_AND_NEWEST, taken
 from tests.real.running import Running, wait_until
 
 HOST = "10.78.0.1"
@@ -24,9 +25,10 @@ GUEST = "10.78.0.2"
 PAIRS = 4
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=OWN_AND_NEWEST)
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     with (
+        taken(request.param),
         netns.network_namespace(),
         netns.tap("tap0", f"{HOST}/24"),
         tempfile.TemporaryDirectory() as folder,

@@ -14,6 +14,7 @@ from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import linux_guest as traffic
 from tests.real import netns
 from tests.real.mapped import guest_memory
+from tests.real.release import NEWEST, OWN_AND_NEWEST, RELEASE, taken
 from tests.real.running import Running, wait_until
 
 HOSTS = {"net0": "10.81.0.1", "net1": "10.81.1.1"}
@@ -63,9 +64,13 @@ def add_memory(guest: LinuxGuest, running: Running) -> int:
     return added
 
 
-@pytest.mark.parametrize("backend", ["memfd", "file"])
-def test_packets_lie_in_memory_at_boot_and_added(running: Running, backend: Literal["memfd", "file"]) -> None:
-    with linux(running, backend=backend) as guest:
+@pytest.mark.parametrize(
+    ("backend", "release"), [("memfd", ""), ("file", ""), pytest.param("memfd", RELEASE, marks=NEWEST)]
+)
+def test_packets_lie_in_memory_at_boot_and_added(
+    running: Running, backend: Literal["memfd", "file"], release: str
+) -> None:
+    with taken(release), linux(running, backend=backend) as guest:
         [worker] = running.workers()
         [mapped] = guest_memory(worker).values()
         assert mapped.name.startswith(NAMES[backend])
@@ -106,24 +111,32 @@ def all_unshared(session: dict[str, int]) -> bool:
     return session["memory_regions_unshared"] == session["memory_regions"] > 0 or bool(session["unmapped_rings"])
 
 
-def test_memory_that_is_not_shared_is_named(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("release", OWN_AND_NEWEST)
+def test_memory_that_is_not_shared_is_named(
+    running: Running, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
     shared = qemu.memory_object
+    known = len(running.log)
     monkeypatch.setattr(
         qemu, "memory_object", lambda *words: [word.replace("share=on", "share=off") for word in shared(*words)]
     )
-    with linux(running) as guest:
+
+    def named() -> list[str]:
+        return [line for line in running.log[known:].splitlines() if "guest memory is not shared" in line]
+
+    with taken(release), linux(running) as guest:
         wait_until(
             lambda: all_unshared(running.show()["session"]), "the guest's memory is known not to be shared"
         )
-        [line] = [line for line in running.log.splitlines() if "guest memory is not shared" in line]
+        [line] = named()
         assert "share=on" in line
         assert guest.run(f"ping -c 1 -W 1 {HOSTS['net0']}").returncode != 0
     monkeypatch.setattr(qemu, "memory_arguments", lambda _machine: ["-machine", "pc", "-m", "512M"])
-    with linux(running):  # none of its memory arrives
+    with taken(release), linux(running):  # none of its memory arrives
         wait_until(lambda: running.show()["session"]["unmapped_rings"], "a ring lies nowhere")
-        assert sum("guest memory is not shared" in line for line in running.log.splitlines()) == 2
+        assert len(named()) == 2
     monkeypatch.undo()
-    with linux(running) as guest:
+    with taken(release), linux(running) as guest:
         traffic.ping(guest, HOSTS["net0"])
         assert not running.show()["session"]["unmapped_rings"]
         assert running.show()["session"]["memory_regions_unshared"] == 0

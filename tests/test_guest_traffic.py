@@ -15,6 +15,7 @@ from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import counters, netns, vlan
 from tests.real import linux_guest as traffic
+from tests.real.release import NEWEST, RELEASE, taken
 from tests.real.running import Running, wait_until
 
 HOST = "10.79.0.1"
@@ -51,14 +52,19 @@ class Rig:
 
 @pytest.fixture(
     scope="module",
-    params=[(1, False), (2, False), (4, False), (2, True)],
-    ids=["1-pairs", "2-pairs", "4-pairs", "2-packed-pairs"],
+    params=[
+        pytest.param((1, False, ""), id="1-pairs"),
+        pytest.param((2, False, RELEASE), id="2-pairs-newest", marks=NEWEST),
+        pytest.param((4, False, ""), id="4-pairs"),
+        pytest.param((2, True, ""), id="2-packed-pairs"),
+    ],
 )
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     pairs: int
     packed: bool
-    pairs, packed = request.param
+    pairs, packed, release = request.param
     with (
+        taken(release),
         netns.network_namespace(),
         netns.tap(TAP, f"{HOST}/24", f"{HOST6}/64"),
         tempfile.TemporaryDirectory() as folder,

@@ -10,6 +10,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "name",
     [

@@ -69,6 +69,7 @@ def ask() -> int:
     return asyncio.run(_warm())
 
 
+@pytest.mark.compiled
 def test_no_thread_makes_a_workers_system_calls_slower() -> None:
     # In a process of its own, so that the environment is one that a user has.
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}

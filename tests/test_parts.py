@@ -9,7 +9,8 @@ import pytest
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.guest import apt, cache, debian, parts
 from tests.real import linux_guest, netns, testpmd
-from tests.real.asked import LINUX_GUEST, NETWORK, Supply, asked_by, real
+from tests.real.asked import LINUX_GUEST, NETWORK, Supply, asked, asked_by, real
+from tests.real.release import OWN_AND_NEWEST, taken
 
 
 @pytest.fixture
@@ -300,6 +301,26 @@ def test_a_part_that_is_missing_fails_the_tests_that_ask_for_it_alone() -> None:
     assert asked_for == [["dpdk", "qemu"], ["dpdk"], ["qemu"]]
     assert supply.lacking(["qemu", NETWORK]) == ""
     assert supply.lacking(["qemu", "dpdk"]) == "dpdk, of Debian, cannot be had: no such package: apt-get update"
+
+
+def test_what_a_test_takes_from_another_release_is_fetched_beside_what_is_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    had: list[tuple[str, str]] = []
+    monkeypatch.setattr(parts, "root", lambda name, release: had.append((name, release)))
+    monkeypatch.setattr(parts, "is_here", lambda _: True)
+    monkeypatch.setenv(parts.VARIABLE, "dpdk=trixie,uml=trixie")
+    debian.require(["qemu", "dpdk", "qemu=testing"])
+    assert had == [("dpdk", "trixie"), ("qemu", "testing")]
+
+
+@pytest.mark.parametrize("release", OWN_AND_NEWEST)
+def test_a_parameter_takes_parts_from_the_newest_release(release: str, request: pytest.FixtureRequest) -> None:
+    before = parts.chosen()
+    with taken(release):
+        assert parts.chosen() == ({"qemu": "testing", "kernel": "testing"} if release else before)
+    assert parts.chosen() == before
+    assert (asked(request.node) == {"qemu=testing", "kernel=testing"}) == bool(release)
 
 
 def test_a_test_that_runs_what_it_did_not_ask_for_is_refused() -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mpnet.jit.perf import plain_name
 
 PROGRAM = """
@@ -36,6 +38,7 @@ def _mapped(folder: Path) -> dict[str, tuple[int, str]]:
     return {name: (int(size), code) for name, size, code in lines}
 
 
+@pytest.mark.compiled
 def test_functions_have_names_and_frames(tmp_path: Path) -> None:
     """Compiled, and then from the cache."""
     for _ in range(2):

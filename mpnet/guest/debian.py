@@ -72,15 +72,20 @@ def missing(names: Iterable[str]) -> list[str]:
 def require(names: Iterable[str]) -> None:
     """Install or fetch what is missing of parts; to be called where the network is.
 
+    Args:
+        names: of parts; "qemu=testing" is that of another release.
+
     Raises:
         MpnetError: one cannot be had; with the remedy.
     """
     wanted = list(names)
-    install(missing(wanted))
-    for name, release in parts.chosen().items():
-        if name in wanted:
-            parts.root(name, release)
-    if "kernel" in wanted:
+    own = [name for name in wanted if "=" not in name]
+    install(missing(own))
+    chosen = {name: release for name, release in parts.chosen().items() if name in own}
+    elsewhere = parts.chosen(",".join(name for name in wanted if "=" in name))
+    for name, release in (*chosen.items(), *elsewhere.items()):
+        parts.root(name, release)
+    if "kernel" in own:
         kernel()
 
 

@@ -25,11 +25,15 @@ _FOLDER = "tests.real."
 
 
 def asked(item: pytest.Item) -> frozenset[str]:
-    """Give the parts that a test runs, and NETWORK where it makes interfaces; none for a test of code alone."""
+    """Give the parts that a test runs, and NETWORK where it makes interfaces; none for a test of code alone.
+
+    Those that it takes from another release are like "qemu=testing".
+    """
     if not isinstance(item, pytest.Function):
         return frozenset()
     fixtures = item._fixtureinfo.name2fixturedefs.values()  # pytest tells it nowhere else
-    return asked_by([item.function, *(each.func for definitions in fixtures for each in definitions)])
+    parts = asked_by([item.function, *(each.func for definitions in fixtures for each in definitions)])
+    return parts.union(*(marker.args for marker in item.iter_markers("release")))
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
