@@ -70,7 +70,7 @@ class Endpoint:
         if config.client:
             self._tasks.keep(self._connect)
             return
-        self._listener = bind_unix(config.socket)
+        self._listener = bind_unix(config.socket, config.socket_permissions, config.socket_group)
         self._acceptor.start(self._listener)
         self._device.accepts = lambda: self._acceptor.accepting
         self._device.log.info("waiting for a front-end", socket=config.socket)

@@ -61,7 +61,8 @@ class Exporter:
         except OSError as error:
             raise MpnetError(
                 f"cannot serve metrics on {host}:{port}: {error.strerror}",
-                "choose another address with --metrics HOST:PORT, or stop what listens there",
+                "choose another address with --metrics HOST:PORT; with port 0 Linux chooses one that is free, "
+                "and every exporter of this host tells of it at /sd",
             ) from None
         self._server.set_app(self._answer)
         self._acceptor.start(self._server.socket)

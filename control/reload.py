@@ -18,6 +18,7 @@ from mpnet.control.tasks import Tasks
 from mpnet.errors import MpnetError
 
 _RESTART = "it takes a restart"
+_ANEW = f"{_RESTART}, or 'mpnet device remove' and another reload"
 
 
 async def _set_workers(device: Device, config: DeviceConfig) -> None:
@@ -69,7 +70,7 @@ async def reload(control: Control) -> dict[str, list[str]]:
     """Read the configuration again and carry out what has changed since it was last read.
 
     Returns:
-        ``changed`` and ``refused``: a line for each setting.
+        ``changed`` and ``refused``: a line for each setting, and for each device that came or went.
 
     Raises:
         MpnetError: the configuration cannot be used; nothing has changed.
@@ -81,15 +82,34 @@ async def reload(control: Control) -> dict[str, list[str]]:
         for name in _differences(control.options, wanted.control):
             refuse(f"[control] {_spelled(ControlConfig, name)}: {_RESTART}")
         configs = {config.id: config for config in wanted.devices}
-        for name in sorted(control.devices.keys() ^ configs.keys()):
-            refuse(f"device {name} is {'new' if name in configs else 'no longer described'}: {_RESTART}")
-        for name in sorted(control.devices.keys() & configs.keys()):
+        if not configs:
+            raise MpnetError(
+                "the configuration describes no device, and those that are served are left as they are",
+                "'mpnet device remove NAME' removes one",
+            )
+        both = sorted(control.devices.keys() & configs.keys())
+        # First those that go: another one may want their TAP or socket.
+        for name in sorted(control.devices.keys() - configs.keys() - control.added):
+            await _attempt(control.remove(name), f"device {name} removed", outcome)
+        for name in both:
             await _reload_device(control.devices[name], configs[name], outcome)
+        for name in sorted(configs.keys() - control.devices.keys()):
+            await _attempt(control.add(configs[name]), f"device {name} added", outcome)
+        control.added -= configs.keys()
     for line in outcome["changed"]:
         get_log().info("configuration changed", change=line)
     for line in outcome["refused"]:
         get_log().warning("configuration not changed", change=line)
     return outcome
+
+
+async def _attempt(change: Awaitable[None], what: str, outcome: dict[str, list[str]]) -> None:
+    try:
+        await change
+    except MpnetError as error:
+        outcome["refused"].append(f"{what}: {error}")
+    else:
+        outcome["changed"].append(what)
 
 
 async def _reload_device(device: Device, config: DeviceConfig, outcome: dict[str, list[str]]) -> None:
@@ -98,7 +118,7 @@ async def _reload_device(device: Device, config: DeviceConfig, outcome: dict[str
         what = f"device {device.config.id}: {_spelled(DeviceConfig, field)}={value}"
         try:
             if field not in _CHANGES:
-                raise MpnetError(_RESTART)
+                raise MpnetError(_ANEW)
             await _CHANGES[field](device, config)
         except MpnetError as error:
             outcome["refused"].append(f"{what}: {error}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mpnet
+from mpnet.control.changes import change_handlers
 from mpnet.control.describe import describe_device, describe_workers
 from mpnet.control.device import Device
 from mpnet.control.exporter import Exporter
@@ -17,7 +18,6 @@ from mpnet.control.log import get_log, tell_left_out
 from mpnet.control.management import Handler, ManagementServer
 from mpnet.control.metrics import Metrics
 from mpnet.control.observation import observation_handlers
-from mpnet.control.reload import reload
 from mpnet.control.server import Control
 from mpnet.control.tasks import Tasks
 from mpnet.errors import MpnetError
@@ -45,6 +45,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
     try:
         if endpoint := control.options.metrics_endpoint:
             port = await exporter.serve(*endpoint)
+            control.metrics_port = port
             for device in control.devices.values():
                 device.segment.header.metrics_port = port
             get_log().info("metrics", url=f"http://{control.options.metrics.rpartition(':')[0]}:{port}/metrics")
@@ -123,11 +124,11 @@ def make_handlers(control: Control) -> dict[str, Handler]:
 
     return {
         "control.show": show_control,
-        "control.reload": lambda _: reload(control),
         "device.list": list_devices,
         "device.show": show_device,
         "device.set": set_device,
         "worker.list": list_workers,
         "worker.scale": scale_workers,
+        **change_handlers(control, lambda name: describe(find(name))),
         **observation_handlers(find),
     }

@@ -110,6 +110,10 @@ def test_a_doubled_comma_is_a_comma_in_a_value():
         (BASE + ",queue-pairs=two", "two", "expected a whole number"),
         (BASE + ",queue-pairs=2,workers=3", "3", "workers is 3, expected 0 to 2"),
         (BASE + ",workers=-1", "-1", "workers is -1, expected 0 to 1"),
+        (BASE + ",socket-mode=rw", "rw", "expected octal digits: as in socket-mode=0660"),
+        (BASE + ",socket-mode=0999", "0999", "expected octal digits"),
+        (BASE + ",socket-group=a:b", "a:b", "expected the name or number of a group"),
+        (BASE + ",client=on,socket-mode=0660", "0660", "socket-mode is for a socket that mpnet makes"),
         (BASE + ",mtu=67", "67", "mtu is 67, expected 68 to 65521"),
         (BASE + ",mac=01:00:5e:00:00:01", "01:00:5e:00:00:01", "not a unicast address"),
         (BASE + ",mac=00:00:00:00:00:00", "00:00:00:00:00:00", "not a unicast address"),
@@ -201,3 +205,10 @@ def test_users_are_names_or_numbers() -> None:
     assert parse_device(BASE + ",users=libvirt-qemu+64055").users == ("libvirt-qemu", "64055")
     with pytest.raises(PlacedError, match=r"users has '', expected names or numbers of users"):
         parse_device(BASE + ",users=root+")
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"), [("", 0o600), (",socket-group=kvm", 0o660), (",socket-group=kvm,socket-mode=0600", 0o600)]
+)
+def test_a_group_may_use_its_socket(words, mode):
+    assert parse_device(BASE + words).socket_permissions == mode

@@ -254,7 +254,7 @@ def test_what_can_change_while_it_runs_does_and_the_rest_is_named(folder: Path) 
             "device unit-test: poll-us=50",
         ]
         assert changed.returncode == 1
-        assert "device unit-test: cpus=(0,): it takes a restart" in changed.stderr
+        assert "device unit-test: cpus=(0,): it takes a restart, or" in changed.stderr
         with Client(folder / "control.sock") as client:
             report = client.call("device.show", device="unit-test")
         shown = (len(report["workers"]), report["mac"], report["poll_us"])

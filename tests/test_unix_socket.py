@@ -1,7 +1,11 @@
 """Binding a Unix socket's path: stale ones are replaced, live ones are not."""
 
+import grp
+import os
 import socket
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +21,31 @@ def test_a_stale_socket_is_replaced(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     release_unix(sock)
     assert not path.exists()
+
+
+def test_the_socket_is_the_groups_that_is_wanted(tmp_path):
+    path = tmp_path / "s"
+    with bind_unix(path, 0o660, "kvm"):
+        assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (grp.getgrnam("kvm").gr_gid, 0o660)
+    with bind_unix(path, 0o600, "4711"):
+        assert path.stat().st_gid == 4711
+    with pytest.raises(MpnetError, match="there is no group 'nobodys'"):
+        bind_unix(path, 0o660, "nobodys")
+
+
+def test_a_user_without_rights_is_told_what_it_takes(tmp_path):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        os.chown(folder, 4711, -1)
+        os.seteuid(4711)
+        try:
+            with pytest.raises(MpnetError, match=r"user 4711 may not give .* SupplementaryGroups=kvm"):
+                bind_unix(path, 0o660, "kvm")
+            with pytest.raises(MpnetError, match=r"no permission to bind the socket"):
+                bind_unix(tmp_path / "s")
+        finally:
+            os.seteuid(0)
+        assert not path.exists()
 
 
 def test_a_live_socket_is_left_and_undisturbed(tmp_path):

@@ -7,8 +7,9 @@ import click
 import msgspec
 
 from mpnet.cli.nic import nic_of
-from mpnet.cli.options import accelerator, call, control_socket, json_output, print_json
+from mpnet.cli.options import accelerator, call, complete_device, control_socket, json_output, print_json
 from mpnet.cli.tables import print_device, print_devices
+from mpnet.config.device_string import parse_device
 from mpnet.guest.linux import acceleration, version
 from mpnet.guest.linux.libvirt import libvirt_xml
 from mpnet.guest.linux.qemu import Accelerator, Machine, attach_arguments
@@ -17,7 +18,7 @@ from mpnet.rpc.state import DeviceReport
 
 @click.group()
 def device() -> None:
-    """Show, change and attach devices that are served."""
+    """Show, change, add and remove devices, and attach guests to them."""
 
 
 @device.command("list")
@@ -51,6 +52,32 @@ def set_property(name: str, property_name: str, value: str, socket: Path | None,
     """Set PROPERTY of the device NAME to VALUE, as in: mpnet device set net0 combined 2."""
     result = call(socket, "device.set", device=name, name=property_name, value=value)
     _print_report(result, as_json=as_json)
+
+
+@device.command()
+@click.argument("words")
+@control_socket
+@json_output
+def add(words: str, socket: Path | None, as_json: bool) -> None:
+    """Serve one more device, described as to 'mpnet run --device', and leave the others alone.
+
+    As in: mpnet device add id=net1,tap=tap1,socket=/run/mpnet/net1.sock
+
+    It is in no file: 'mpnet reload' leaves it as it is, and a restart forgets it.
+    """
+    config = parse_device(words, "WORDS")
+    if config.socket_fd is None:
+        config = msgspec.structs.replace(config, socket=str(Path(config.socket).absolute()))
+    result = call(socket, "device.add", config=msgspec.to_builtins(config))
+    _print_report(result, as_json=as_json)
+
+
+@device.command()
+@click.argument("name", shell_complete=complete_device)
+@control_socket
+def remove(name: str, socket: Path | None) -> None:
+    """Serve the device NAME no more: its front-end is hung up on. No other device is touched."""
+    call(socket, "device.remove", device=name)
 
 
 def _print_report(result: object, *, as_json: bool) -> None:

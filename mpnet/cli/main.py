@@ -15,7 +15,7 @@ from mpnet.errors import MpnetError
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": ("mpnet.cli.run:run", "Serve devices to guests."),
-        "device": ("mpnet.cli.device:device", "Show, change and attach devices that are served."),
+        "device": ("mpnet.cli.device:device", "Show, change, add and remove devices, and attach guests to them."),
         "reload": ("mpnet.cli.reload:reload", "Have the configuration file read again."),
         "worker": ("mpnet.cli.worker:worker", "Show and scale worker processes."),
         "top": ("mpnet.cli.top:top", "Show devices, queue pairs and workers live."),

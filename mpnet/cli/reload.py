@@ -14,7 +14,8 @@ from mpnet.errors import MpnetError
 def reload(socket: Path | None, as_json: bool) -> None:
     """Have the configuration file read again, and change what can change at run time.
 
-    That is a device's workers, mtu, mac and poll-us. What takes a restart is named, and the exit status is 1.
+    That is a device's workers, mtu, mac and poll-us; and devices that are new or gone. What takes a restart is
+    named, and the exit status is 1.
     """
     outcome = call(socket, "control.reload")
     if as_json:

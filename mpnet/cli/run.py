@@ -51,7 +51,8 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
     envvar="MPNET_DEVICE",
     help="Serve a device: id=net0,tap=tap0,socket=PATH and, after further commas, queue-pairs=N, workers=M, "
     "cpus=0-3+8, mac=…, mtu=…, create=on, gro=off, gso=off, engine=rw or uring, poll-us=N, client=on, "
-    "users=NAME; backend=null or echo instead of tap=. May be given again. A comma in a value is doubled.",
+    "users=NAME, socket-mode=0660, socket-group=NAME; backend=null or echo instead of tap=. May be given again. "
+    "A comma in a value is doubled.",
 )
 @click.option("--queue-pairs", metavar="N", envvar="MPNET_QUEUE_PAIRS", help="Queue pairs of each device.")
 @click.option(

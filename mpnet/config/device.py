@@ -30,6 +30,7 @@ FD_PREFIX = "fd:"
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _FD = re.compile(r"fd:\d{1,6}", re.ASCII)
 _USER = re.compile(r"[^\s:/+,]+")
+_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _TAP_FORBIDDEN = re.compile(r"[/:%\s\x00-\x1f\x7f]")
 
@@ -54,6 +55,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         poll_us: microseconds that a worker may go on looking for work before it sleeps, adapted to whether that
             pays; 0 for none.
         client: connect to the front-end's socket instead of listening on it.
+        socket_mode: permission bits of the socket, in octal; empty for 0600, or 0660 with ``socket_group``.
+        socket_group: the socket's group, by name or number; empty for this process's.
         users: whose front-ends may attach, by name or number, beside root's; empty for all who reach the socket.
 
     Raises:
@@ -76,6 +79,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     poll_us: int = 0
     client: bool = False
     users: tuple[str, ...] = ()
+    socket_mode: str = ""
+    socket_group: str = ""
 
     def __post_init__(self) -> None:
         _check_id(self.id)
@@ -85,6 +90,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _check_workers(self.workers, self.queue_pairs)
         _check_cpus(self.cpus)
         _check_users(self.users)
+        _check_access(self)
         _check_engine(self.engine)
         _check_range("poll_us", self.poll_us, 0, MAX_POLL_US)
         if self.mac:
@@ -101,6 +107,11 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def socket_fd(self) -> int | None:
         """The descriptor of an inherited socket; None where ``socket`` is a path."""
         return int(self.socket.removeprefix(FD_PREFIX)) if self.socket.startswith(FD_PREFIX) else None
+
+    @property
+    def socket_permissions(self) -> int:
+        """Permission bits of the socket."""
+        return int(self.socket_mode, 8) if self.socket_mode else 0o660 if self.socket_group else 0o600
 
     @property
     def mac_octets(self) -> bytes:
@@ -163,6 +174,27 @@ def _check_socket(value: str) -> None:
         raise FieldError("socket", f"socket is {value!r}, expected {FD_PREFIX}N or a path", "as in socket=fd:3")
     if "\0" in value:
         raise FieldError("socket", "socket has a zero byte, expected a path in the file system")
+
+
+def _check_access(config: DeviceConfig) -> None:
+    if config.socket_mode and not _MODE.fullmatch(config.socket_mode):
+        raise FieldError(
+            "socket_mode",
+            f"socket-mode is {config.socket_mode!r}, expected octal digits",
+            "as in socket-mode=0660",
+        )
+    if config.socket_group and not _USER.fullmatch(config.socket_group):
+        raise FieldError(
+            "socket_group",
+            f"socket-group is {config.socket_group!r}, expected the name or number of a group",
+            "as in socket-group=kvm",
+        )
+    for field in ("socket_mode", "socket_group"):
+        if getattr(config, field) and (config.client or config.socket_fd is not None):
+            name = field.replace("_", "-")
+            raise FieldError(
+                field, f"{name} is for a socket that mpnet makes, not the front-end's", f"remove {name}"
+            )
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

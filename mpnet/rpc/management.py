@@ -58,7 +58,7 @@ class NoParams(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeviceParams(msgspec.Struct, forbid_unknown_fields=True):
-    """Parameters of ``device.show``."""
+    """Parameters of ``device.show`` and ``device.remove``."""
 
     device: str
 
@@ -69,6 +69,12 @@ class SetParams(msgspec.Struct, forbid_unknown_fields=True):
     device: str
     name: str
     value: str
+
+
+class AddParams(msgspec.Struct, forbid_unknown_fields=True):
+    """Parameters of ``device.add``: a device's settings by the keys that users write."""
+
+    config: dict[str, Any]
 
 
 class TraceParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,6 +115,8 @@ METHODS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
         "device.list": NoParams,
         "device.show": DeviceParams,
         "device.set": SetParams,
+        "device.add": AddParams,
+        "device.remove": DeviceParams,
         "worker.list": NoParams,
         "worker.scale": ScaleParams,
         "trace.bursts": TraceParams,

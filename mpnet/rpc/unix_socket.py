@@ -1,6 +1,7 @@
 """The one way mpnet binds a Unix socket's path: stale ones are replaced, live ones are not."""
 
 import errno
+import grp
 import os
 import socket
 import stat
@@ -16,28 +17,33 @@ _FIRST_HANDED_OVER = 3
 """SD_LISTEN_FDS_START"""
 
 
-def bind_unix(path: str | Path, mode: int = 0o600) -> socket.socket:
+def bind_unix(path: str | Path, mode: int = 0o600, group: str = "") -> socket.socket:
     """Listen on a path, in place of what an ended process left there; or go on where systemd listened for us.
 
     Args:
         path: where; its folder must exist.
-        mode: permission bits of the path, in force from the first moment.
+        mode: permission bits of the path; nobody has more from the first moment.
+        group: the path's group, by name or number; this process's unless given.
 
     Returns:
         A listening stream socket, closed on exec; the caller closes it, best with ``release_unix``.
 
     Raises:
-        MpnetError: the path is too long, in use, no socket, or its folder is missing or forbidden.
+        MpnetError: the path is too long, in use, no socket, or its folder is missing or forbidden; the group is
+            none, or not this user's.
     """
     path = Path(path)
     _check_path(path)
+    gid = _group(group) if group else -1
     if handed_over := _take_handed_over(path):
         return handed_over
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Linux gives the path the socket's own mode less the umask: nobody gets in before the chmod below.
-        os.fchmod(sock.fileno(), mode)
+        os.fchmod(sock.fileno(), 0o600 & mode)
         _bind(sock, path)
+        if group:
+            _give(path, gid, group)
         path.chmod(mode)
         sock.listen(_BACKLOG)
     except OSError as error:
@@ -83,8 +89,30 @@ def _check_path(path: Path) -> None:
             f"the socket path {path} is {length} bytes long, but Linux takes {MAX_PATH_BYTES}",
             "choose a shorter path",
         )
-    if not path.parent.is_dir():
+    try:
+        there = path.parent.is_dir()
+    except OSError as error:
+        raise _bind_error(path, error) from None
+    if not there:
         raise MpnetError(f"the folder {path.parent} of the socket {path} is missing", f"mkdir -p {path.parent}")
+
+
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise MpnetError(f"there is no group {name!r}", f"as root: groupadd --system {name}") from None
+
+
+def _give(path: Path, gid: int, group: str) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError:
+        path.unlink(missing_ok=True)
+        raise MpnetError(
+            f"user {os.geteuid()} may not give the socket {path} to the group {group!r}",
+            f"be a member of it: SupplementaryGroups={group} in a systemd unit, or usermod -aG {group} USER",
+        ) from None
 
 
 def _bind(sock: socket.socket, path: Path) -> None:
