@@ -1,13 +1,16 @@
 """``mpnet doctor``: what is found missing, and what mends it."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from mpnet.cli import checks, doctor
+from mpnet.cli import checks, doctor, security
 from mpnet.cli.checks import Finding, Outcome
 from mpnet.jit import cache
+from mpnet.segment import process
+from mpnet.segment.segment import Segment
 from tests.squatting import KINDS, clear, squat
 
 
@@ -26,6 +29,26 @@ def test_every_check_ends_with_a_finding_and_a_remedy_where_it_matters():
     findings = [finding for check in checks.CHECKS for finding in check()]
     assert len({finding.name for finding in findings}) >= len(checks.CHECKS)
     assert all(finding.remedy for finding in findings if finding.outcome is not Outcome.OK)
+
+
+def test_the_doctor_tells_what_workers_give_up_here_and_how_to_let_them(invoke):
+    findings = json.loads(invoke("doctor", "--security", "-j").stdout)
+    outcomes = {finding["name"]: finding["outcome"] for finding in findings}
+    assert {outcomes[name] for name in ("capabilities", "no new privileges", "not dumpable")} == {"ok"}
+    assert "system calls" in outcomes
+    assert all(finding["remedy"] for finding in findings if finding["outcome"] != "ok")
+
+
+def test_the_doctor_tells_what_a_worker_that_runs_has_not_given_up():
+    segment = Segment.create("test-doctor", 1)
+    title = process.worker_title("test-doctor", 0)
+    with subprocess.Popen([title], executable="/bin/cat", stdin=subprocess.PIPE) as worker:
+        segment.workers[0].pid = worker.pid
+        (finding,) = [each for each in security.check_workers() if "test-doctor" in each.name]
+        worker.communicate()
+    segment.unlink()
+    assert finding.outcome is Outcome.OPTIONAL
+    assert "new privileges, every system call, control's net namespace" in finding.detail
 
 
 def test_a_missing_tun_device_names_its_commands(monkeypatch, tmp_path):

@@ -4,10 +4,14 @@ Real workers of a real fork server, interpreted, in a process each.
 """
 
 import contextlib
+import json
 import os
+import platform
 import re
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +25,7 @@ from mpnet.jit.system_calls import Call, number
 from mpnet.rpc.channel import ChannelClosedError
 from mpnet.rpc.worker import Done, Forbidden, Isolated, RingBroken, SetPolling, StopRing, TraceBursts
 from mpnet.segment.layout import Engine
-from mpnet.workers.isolation import declared
+from mpnet.workers.isolation import declared, landlock, seccomp
 from tests.isolated_harness import IsolatedHarness, Server, server
 from tests.isolated_worker import ACTIONS
 from tests.worker_harness import HEADER_BYTES
@@ -200,3 +204,66 @@ def test_a_worker_has_no_rights_and_sees_nothing(forks: Server) -> None:
     segment, stderr = f"/dev/shm/mpnet.{harness.segment.name}", str(Path("/proc/self/fd/2").readlink())  # noqa: S108
     kinds = ("socket:", "anon_inode:", "pipe:", "/dev/shm/mpnet-guest.")  # noqa: S108 - as Linux names what is given
     assert {file for file in files if not file.startswith(kinds)} == {"/dev/null", segment, stderr}
+
+
+# Stages, each by itself.
+
+TRIAL = [sys.executable, "-P", "-m", "mpnet.workers.isolation", "test"]
+SOMEBODY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+NAMESPACES = {"user namespace", "network namespace", "ipc namespace", "mount namespace"}
+
+
+def stages(*command: str) -> dict[str, tuple[bool, str]]:
+    """How the stages ended in a process that a command starts."""
+    environment = os.environ | {"MPNET_JIT": "0", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *TRIAL], env=environment, capture_output=True, text=True, check=True)
+    return {stage["name"]: (stage["done"], stage["detail"]) for stage in json.loads(done.stdout)}
+
+
+def test_a_user_without_rights_gives_up_all_by_way_of_a_user_namespace() -> None:
+    found = stages(*SOMEBODY)
+    assert {name for name, (done, _) in found.items() if not done} == set()
+    assert found["user"] == (True, "uid 1000, as it was not started by root")
+    assert found["user namespace"] == (True, "its own, in which no user exists")
+
+
+def test_where_namespaces_are_refused_the_other_stages_are_gone_through() -> None:
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+    found = stages("unshare", "--user", "--map-root-user", "bash", "-c", script, "bash")
+    assert {name for name, (done, _) in found.items() if not done} == {"user", *NAMESPACES}
+    assert all(reason for _, reason in found.values())
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "first"), [(1, 8, 0x1FFF), (3, 8, 0x7FFF), (4, 16, 0x7FFF), (7, 24, 0xFFFF)]
+)
+def test_landlock_is_asked_for_all_that_its_version_knows(version: int, size: int, first: int) -> None:
+    rules = landlock.rules(version)
+    assert (len(rules), int.from_bytes(rules[:8], "little")) == (size, first)
+
+
+def test_a_machine_with_the_generic_table_of_calls_has_a_filter_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    program = seccomp.assemble(declared.calls())
+    compared = {operand for code, _, _, operand in program if code == seccomp.EQUAL}
+    assert {number("ppoll"), number("epoll_pwait"), number("writev")} <= compared
+    assert number("poll") is None
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(OSError, match="system calls of riscv64 are not known"):
+        seccomp.assemble(declared.calls())
+
+
+def test_every_module_that_declares_calls_is_asked() -> None:
+    """A declaration that nobody gathers would do nothing, and be missed only when it is needed."""
+    package = Path(declared.__file__).parents[1]
+    folders = (
+        package,
+        package / "isolation",
+        package.parent / "jit",
+        package.parent / "rpc",
+        package.parent / "virtio",
+    )
+    declaring = {
+        path.stem for folder in folders for path in folder.glob("*.py") if "\nSYSTEM_CALLS" in path.read_text()
+    }
+    assert declaring == {module.__name__.rpartition(".")[2] for module in declared.MODULES}

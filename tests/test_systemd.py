@@ -130,6 +130,10 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         rights = manager.path(f"/proc/{first}/status").read_text()
         assert re.search(r"CapEff:\s0000000000001000\n", rights), "CAP_NET_ADMIN and nothing else"
         assert re.search(r"NoNewPrivs:\s1\nSeccomp:\s2\n", rights)
+        found = json.loads(manager.run("/opt/mpnet/bin/mpnet", "doctor", "--security", "-j").stdout)
+        workers = [each for each in found if each["name"].startswith("worker ")]
+        assert [each["outcome"] for each in workers] == ["ok", "ok"], workers
+        assert "workers are not fully isolated" not in manager.path("/run/log").read_text()
         manager.systemctl("reload", service)
 
         def replaced() -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpnet.jit.uring import NOTHING, Uring, complete, submit, write_fixed
+from mpnet.jit.memory import store_i64
+from mpnet.jit.uring import NOTHING, Uring, complete, entry, queue, submit, write_fixed
+from mpnet.jit.uring_setup import WRITE
 
 
 @pytest.fixture
@@ -48,6 +50,27 @@ def test_an_operation_that_fails_has_its_error(pipe):
         assert complete(ring.state) == 3
         assert ring.state[0].result == -errno.EBADF
         assert complete(ring.state) == NOTHING
+
+
+@pytest.mark.parametrize("operation", [0, 9, 16, 18, 22, 45])  # NOP, SENDMSG, CONNECT, OPENAT, READ, SOCKET
+def test_a_ring_does_nothing_but_write(pipe, operation):
+    data = np.zeros(64, np.uint8)
+    with _ring(pipe[1], data) as ring:
+        queue(ring.state, operation, 0, data.ctypes.data, 1, 7)
+        assert submit(ring.state, 1, 1) == 1
+        assert complete(ring.state) == 7
+        assert ring.state[0].result == -errno.EACCES
+
+
+def test_a_ring_writes_to_no_file_that_is_not_registered(pipe):
+    data = np.zeros(64, np.uint8)
+    with _ring(pipe[1], data) as ring:
+        queue(ring.state, WRITE, pipe[1], data.ctypes.data, 1, 7)
+        sqe = entry(ring.state, -1)
+        store_i64(sqe, WRITE | pipe[1] << 32)  # a plain descriptor: without the flag
+        assert submit(ring.state, 1, 1) == 1
+        assert complete(ring.state) == 7
+        assert ring.state[0].result == -errno.EACCES
 
 
 def test_what_would_block_fails_and_waits_for_nothing(pipe):

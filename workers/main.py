@@ -25,8 +25,8 @@ from mpnet.workers.isolation.stages import isolate
 from mpnet.workers.isolation.violation import on_violation
 from mpnet.workers.worker import Worker
 
-ISOLATION = os.environ.get("MPNET_ISOLATION", "1") != "0"
-"""Whether workers give up what they do not need: not where a debugger or a profiler shall look into them."""
+UNISOLATED = "MPNET_PERF" if perf.PERF else "MPNET_ISOLATION" if os.environ.get("MPNET_ISOLATION") == "0" else ""
+"""The variable, if any, that has workers keep their rights, so that profilers and debuggers see into them."""
 
 
 def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
@@ -39,7 +39,7 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
         segment_fd: of the device's segment, owned from here on.
     """
     setproctitle(process.worker_title(device, slot))
-    if ISOLATION:
+    if not UNISOLATED:
         close_others([sock.fileno(), segment_fd])
     if perf.PERF:
         perf.write_map()
@@ -73,8 +73,8 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
 
 def _isolate(device: str, channel: Channel) -> None:
     """Give up what is not needed, and tell control what could not be given up."""
-    if not ISOLATION:
-        _tell(channel, Isolated({"all": "MPNET_ISOLATION=0"}))
+    if UNISOLATED:
+        _tell(channel, Isolated({"all": f"{UNISOLATED} is set"}))
         return
     # Control pins a worker before it asks anything of it, and may not be allowed to once that is another user's.
     first = select.poll()

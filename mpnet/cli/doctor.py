@@ -4,6 +4,7 @@ import click
 
 from mpnet.cli.checks import CHECKS, Outcome
 from mpnet.cli.options import json_output, print_json
+from mpnet.cli.security import CHECKS as SECURITY_CHECKS
 
 _MARKS = {
     Outcome.OK: ("ok", "green"),
@@ -13,14 +14,17 @@ _MARKS = {
 
 
 @click.command()
+@click.option(
+    "--security", is_flag=True, help="What workers can give up on this machine, and what they have given up."
+)
 @json_output
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, security: bool, as_json: bool) -> None:
     """Tell what is missing here and the command that mends it.
 
     Exit status 1 if something is missing that serving a device needs.
     """
-    findings = [finding for check in CHECKS for finding in check()]
+    findings = [finding for check in (SECURITY_CHECKS if security else CHECKS) for finding in check()]
     if as_json:
         print_json(
             [

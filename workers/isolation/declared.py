@@ -8,10 +8,10 @@ from mpnet.rpc import channel
 from mpnet.workers import memory, rings, watch, worker
 from mpnet.workers.isolation import runtime
 
-_MODULES: tuple[ModuleType, ...] = (syscalls, channel, memory, rings, watch, worker, uring_setup, runtime)
+MODULES: tuple[ModuleType, ...] = (syscalls, channel, memory, rings, watch, worker, uring_setup, runtime)
 """The data path first: those calls are made in each burst."""
 
 
 def calls() -> list[Call]:
     """Every declared call, those of each burst first."""
-    return list(dict.fromkeys(call for module in _MODULES for call in module.SYSTEM_CALLS))
+    return list(dict.fromkeys(call for module in MODULES for call in module.SYSTEM_CALLS))

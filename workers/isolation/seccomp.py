@@ -21,7 +21,7 @@ _SECCOMP = {0xC000003E: 317, 0xC00000B7: 277}
 _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 4
 """Before Linux 5.16 a process with a filter pays for not speculating, which is for code that others compiled."""
-_LOAD, _AND, _EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
+_LOAD, _AND, EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 """BPF: load a 32-bit word of struct seccomp_data, mask it, compare it, end."""
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 """Places in struct seccomp_data."""
@@ -49,10 +49,10 @@ def assemble(calls: Iterable[Call]) -> list[Instruction]:
     after = sum(map(len, blocks)) + 1  # where the free ones jump over: the checked ones, and the refusal
     return [
         (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 1, 0, architecture()),
+        (EQUAL, 1, 0, architecture()),
         (_RETURN, 0, 0, KILL),
         (_LOAD, 0, 0, _NUMBER),
-        *((_EQUAL, len(free) - 1 - place + after, 0, value) for place, value in enumerate(free)),
+        *((EQUAL, len(free) - 1 - place + after, 0, value) for place, value in enumerate(free)),
         *(instruction for block in blocks for instruction in block),
         (_RETURN, 0, 0, TRAP),
         (_RETURN, 0, 0, ALLOW),
@@ -66,10 +66,10 @@ def _block(value: int, checks: list[Check]) -> list[Instruction]:
         tests += [
             (_LOAD, 0, 0, _ARGUMENTS + 8 * check.place),
             (_AND, 0, 0, check.mask),
-            (_EQUAL, 0, 1, check.value),
+            (EQUAL, 0, 1, check.value),
             (_RETURN, 0, 0, ALLOW),
         ]
-    return [(_EQUAL, 0, len(tests) + 1, value), *tests, (_RETURN, 0, 0, TRAP)]
+    return [(EQUAL, 0, len(tests) + 1, value), *tests, (_RETURN, 0, 0, TRAP)]
 
 
 def install(program: list[Instruction]) -> None:
