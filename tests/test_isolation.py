@@ -55,7 +55,9 @@ def exercise(harness: IsolatedHarness) -> None:
     harness.receiver.post(1600, 4)
     for layout in (PLAIN, Layout((3, 7))):
         send(harness, layout)
-        harness.tap.send(NetHeader().pack(HEADER_BYTES) + FRAME.data)
+    # Behind some short frames, the next is read in another way.
+    for size in (len(FRAME.data), *(60,) * 20):
+        harness.tap.send(NetHeader().pack(HEADER_BYTES) + FRAME.data[:size])
         until(harness, lambda: bool(harness.receiver.receive(1, seconds=0)))
     harness.start(None)
     assert isinstance(harness.ask(StopRing(1)), Done)
@@ -246,8 +248,8 @@ def test_a_machine_with_the_generic_table_of_calls_has_a_filter_too(monkeypatch:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     program = seccomp.assemble(declared.calls())
     compared = {operand for code, _, _, operand in program if code == seccomp.EQUAL}
-    assert {number("ppoll"), number("epoll_pwait"), number("writev")} <= compared
-    assert number("poll") is None
+    assert {number("preadv2"), number("epoll_pwait"), number("writev")} <= compared
+    assert number("epoll_wait") is None
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(OSError, match="system calls of riscv64 are not known"):
         seccomp.assemble(declared.calls())

@@ -19,10 +19,7 @@ from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Contex
 from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
 
-SYSTEM_CALLS = (
-    Call("preadv2"),
-    Call("close"),
-)
+SYSTEM_CALLS = (Call("preadv2"), Call("close"))
 _BACKENDS = {"tap": TAP, "null": NULL, "echo": ECHO}
 
 
