@@ -100,7 +100,6 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "getrandom": (318, 278),
     "preadv2": (327, 286),
     "process_vm_readv": (310, 270),
-    "preadv2": (327, 286),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
