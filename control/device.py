@@ -87,13 +87,14 @@ class Device:
         config = self.config
         _check_cpus(config.cpus)
         engine = choose_engine(config.engine if config.tap else "rw", self.log)
-        await asyncio.to_thread(leftovers.clear, config.id, self.log)
+        places = await asyncio.to_thread(leftovers.clear, config.id, self.log)
         self.tap = await asyncio.to_thread(open_port, config)
         try:
             self.segment = Segment.create(config.id, config.queue_pairs)
         except MpnetError:
             self.tap.close()
             raise
+        places.put(self.segment)
         self.segment.header.engine = engine
         self._prepare()
         try:

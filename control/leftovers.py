@@ -16,21 +16,25 @@ from mpnet.control.log import Log
 from mpnet.errors import MpnetError
 from mpnet.segment import capture, process, shm
 from mpnet.segment import segment as segments
+from mpnet.segment.places import Places
 from mpnet.segment.segment import Segment, is_served
 
 _TERMINATE_SECONDS = 1.0
 _KILL_SECONDS = 5.0
 
 
-def clear(device: str, log: Log) -> None:
+def clear(device: str, log: Log) -> Places:
     """Remove what a run that is no more left of ``device``; nothing to do where it left nothing.
+
+    Returns:
+        How far its rings had come, once nobody served them any more.
 
     Raises:
         MpnetError: another control process serves the device, a worker cannot be ended, or what has the name of
             the device's shared memory is not mpnet's or not this user's.
     """
     if not segments.exists(device):
-        return
+        return Places()
     segment = Segment.attach(device)
     control = int(segment.header.control_pid)
     if is_served(segment.header):
@@ -47,10 +51,12 @@ def clear(device: str, log: Log) -> None:
                 stack.callback(os.close, pidfd)
                 orphans[pid] = pidfd
         _end(orphans, device)
+    places = Places.of(segment)
     segment.unlink()
     with contextlib.suppress(shm.ForeignError):  # it is in nobody's way before somebody captures
         capture.unlink(device)
     log.warning("leftovers of a crashed run removed", control=control, workers=list(orphans))
+    return places
 
 
 def _open_worker(pid: int, ticks: int, boot: bytes, device: str) -> int | None:

@@ -1,5 +1,8 @@
 """Feature bits: names, sets and dependencies."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +69,14 @@ def test_all_features_together_lack_nothing():
 @given(st.sampled_from(sorted(DEPENDENCIES)))
 def test_a_feature_alone_lacks_each_of_its_needs(feature):
     assert [lack.any_of for lack in missing_dependencies(mask(feature))] == list(DEPENDENCIES[feature])
+
+
+def test_the_documentation_names_every_feature_with_its_bit() -> None:
+    """Whoever looks for one finds whether it is there."""
+    rows = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text().split("## vhost-user")[0]
+    between_ends = {Feature.VHOST_USER_PROTOCOL_FEATURES}
+    for feature in set(Feature) - between_ends:
+        name = feature.name.removeprefix("VHOST_")
+        row = next((row for row in rows.splitlines() if re.search(rf"\b{name}\b", row)), "")
+        assert row, f"{name} is not in docs/protocol.md"
+        assert re.search(rf"\b{int(feature)}\b", row), f"{name} is said to have another bit than {int(feature)}"

@@ -31,6 +31,7 @@ GROUPS: tuple[tuple[tuple[Any, int], ...], ...] = (
         (control_queue.complete_command, 2),
         (ring.break_ring, 2),
         (ring.call, 1),
+        (ring.ask_for_kick, 1),
         (packed.replay, 1),
         (writer.probe_plain, 1),
         (writer.probe_queued, 0),
@@ -58,7 +59,12 @@ def _context_type() -> Any:
 ACCESSORS: tuple[tuple[Any, int], ...] = (
     (split_ring.used_index, 1),
     (split_ring.publish_used, 2),
-    (packed_ring.descriptor_flags, 1),
+    (packed_ring.position, 1),
+    (packed_ring.wraps, 1),
+    (packed_ring.advance, 3),
+    (packed_ring.handover_id, 1),
+    (packed_ring.handover_flags, 1),
+    (packed_ring.used_flags, 1),
 )
 """Called by Python too, likewise, without the context; they go with the last group."""
 

@@ -1,20 +1,21 @@
 """The rings a worker serves: set up, changed, re-mapped and stopped between bursts."""
 
+import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from mpnet.errors import GuestMemoryError, MpnetError
 from mpnet.jit.system_calls import Call
 from mpnet.rpc.worker import SetRing
-from mpnet.segment.layout import SPILL_BYTES, DropReason, Fault, RingState
+from mpnet.segment.layout import LOG_BYTES, SPILL_BYTES, DropReason, Fault, RingState
 from mpnet.segment.segment import Segment
 from mpnet.virtio import net_header, packed_ring, split_ring
 from mpnet.virtio.features import Feature, has
 from mpnet.workers.memory import GuestMemory
 from mpnet.workers.packed import replay
-from mpnet.workers.ring import break_ring, call
+from mpnet.workers.ring import ask_for_kick, break_ring, call
+from mpnet.workers.standing import Standing
 from mpnet.workers.state import ALL_WHOLE, COALESCE_ALL, ECHO, NULL, TAP, Context
 from mpnet.workers.watch import Watch
 from mpnet.workers.writer import Writer
@@ -161,6 +162,10 @@ class Rings:
 
     def _forget(self, index: int) -> None:
         ring = self._ctx.rings[index]
+        if ring.started and ring.packed:
+            # Where it stands, for whoever is next: see _packed_place.
+            ring.cursor = ring.place
+            ask_for_kick(self._ctx, index)
         self._specs.pop(index, None)
         ring.started = ring.ready = ring.enabled = 0
         if index != self._control_index and index % 2 == 0:
@@ -208,13 +213,12 @@ class Rings:
         """Where to go on: from shared memory, or, when control starts the ring, where the ring itself says.
 
         Chains are returned in the order in which they were made available, so a split ring's used index tells,
-        also after a back-end that died without answering GET_VRING_BASE. A packed ring has none: there the base
-        tells.
+        also after a back-end that died without answering GET_VRING_BASE.
         """
         ring = self._ctx.rings[spec.index]
         shared = self._ctx.shared[spec.index]
         if spec.base is not None:
-            shared.place = _packed_base(ring, spec) & 0xFFFF if ring.packed else split_ring.used_index(ring.used)
+            shared.place = self._packed_place(spec) if ring.packed else split_ring.used_index(ring.used)
             if shared.spilled:
                 shared.drops[DropReason.DISABLED] += 1
                 shared.spilled = 0
@@ -228,6 +232,33 @@ class Rings:
             raise MpnetError(
                 f"ring {spec.index}: place {int(shared.place):#x} is none in a ring of {spec.size} descriptors"
             )
+
+    def _packed_place(self, spec: SetRing) -> int:
+        """Where a packed ring goes on that control starts, as a word for shared memory.
+
+        After a back-end that died without answering GET_VRING_BASE front-ends tell where the last start was. So
+        what is told is believed as long as the ring does not contradict it. Else the last burst of the device's
+        last worker is finished, if that is what is missing; or the ring goes on where shared memory says, or what
+        the device left in the ring's own event area, if that is possible; and else at the first place that is.
+        """
+        ring, shared = self._ctx.rings[spec.index], self._ctx.shared[spec.index]
+        base, last = int(spec.base or 0) & 0xFFFF, int(shared.place)
+        if packed_ring.position(base) >= spec.size:
+            return base  # replay refuses it
+        # User-Mode Linux says 0 for a new ring, as for a split one, where the wrap counter begins at 1.
+        told = (base, packed_ring.FIRST_CURSOR) if base == 0 else (base,)
+        table = ctypes.string_at(int(ring.descriptors), split_ring.descriptor_table_bytes(spec.size))
+        possible = Standing(table).cursors()
+        if not possible:
+            return told[-1]
+        if believed := [cursor for cursor in told if cursor in possible]:
+            return believed[0]
+        unfinished = Standing(table)
+        log = ctypes.string_at(int(ring.log), LOG_BYTES)
+        if unfinished.finish(log, last) and last & 0xFFFF in unfinished.cursors():
+            return last
+        left = int.from_bytes(ctypes.string_at(int(ring.used), 2), "little")
+        return next((cursor for cursor in (last & 0xFFFF, left) if cursor in possible), possible[0])
 
     def _watch_ring(self, index: int) -> None:
         ring = self._ctx.rings[index]
@@ -251,16 +282,6 @@ def _taken_whole(features: int) -> int:
     if has(features, Feature.GUEST_USO4) and has(features, Feature.GUEST_USO6):
         whole |= 1 << net_header.GSO_UDP_L4
     return whole | net_header.GSO_ECN if has(features, Feature.GUEST_ECN) else whole
-
-
-def _packed_base(ring: Any, spec: SetRing) -> int:
-    """The place that a packed ring's base names.
-
-    User-Mode Linux says 0 for a new ring, as for a split one, where the wrap counter begins at 1. A ring that
-    truly stands at position 0 with the counter at 0 has been all round: its first descriptor's USED bit shows it.
-    """
-    fresh = packed_ring.descriptor_flags(ring.descriptors) & packed_ring.DESC_F_USED == 0
-    return packed_ring.FIRST_CURSOR if spec.base == 0 and fresh else int(spec.base or 0)
 
 
 def _parts(spec: SetRing) -> tuple[tuple[str, int, int], ...]:

@@ -77,11 +77,10 @@ class Queue:
     def resume_base(self) -> None:
         """After a back-end that was not asked to stop: go on from the used index, as vhost-user.rst says.
 
-        What it had taken and not returned is served again. A packed ring has no such index: our own place does.
+        What it had taken and not returned is served again. A packed ring has no such index: as QEMU does, we say
+        where the last start was, which is wrong.
         """
         if self.packed:
-            cursor = int(self.virtqueue.state[0].used_cursor)
-            self.ring.base = cursor | cursor << 16
             return
         index = self.memory.read(self.guest.used + 2, 2)
         self.ring.base = int.from_bytes(index, "little")
