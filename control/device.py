@@ -28,6 +28,7 @@ from mpnet.rpc.worker import ControlCommand, RingBroken
 from mpnet.segment.layout import Fault, Negotiation, workers_of
 from mpnet.segment.segment import Segment
 from mpnet.segment.trace import NO_SUBJECT, Kind
+from mpnet.tap import kernel
 from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
@@ -109,6 +110,8 @@ class Device:
         if not self.tap.up:
             name = self.config.tap
             self.log.warning("TAP is down", tap=name, remedy=f"ip link set {name} up")
+        if self.config.gro and self.config.backend == "tap" and (fault := kernel.udp_gso_fault()):
+            self.log.warning(fault, tap=self.config.tap, remedy=kernel.REMEDY)
         header = self.segment.header
         self._tap_offloads = self.tap.offloads()
         self.backend = Backend(self._offer(), self._net_config().pack())

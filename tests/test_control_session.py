@@ -14,7 +14,7 @@ import pytest
 from mpnet.control.describe import describe_device
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError, ProtocolError
-from mpnet.tap import ioctls, tap
+from mpnet.tap import ioctls, kernel, tap
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, BackendRequest, Request
 from mpnet.virtio.config_space import LinkStatus, NetConfig
@@ -258,6 +258,25 @@ def test_a_front_end_that_shares_no_memory_is_told_apart(
     (line,) = [line for line in (said.out + said.err).splitlines() if "guest memory is not shared" in line]
     assert "share=on" in line
     assert "memory-backend=mem" in line
+
+
+@pytest.mark.parametrize("release", ["7.1.0", "7.2.0"])
+def test_a_kernel_that_mangles_what_is_coalesced_is_warned_of(
+    tmp_path: Path,
+    scripted: tuple[Script, Launcher],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+) -> None:
+    monkeypatch.setattr(kernel.platform, "release", lambda: release)
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted):
+            pass
+
+    asyncio.run(run())
+    said = capsys.readouterr()
+    assert ("gro=off" in said.out + said.err) == (release == "7.1.0")
 
 
 def test_a_driver_whose_control_queue_is_here_chooses_its_pairs(

@@ -86,3 +86,16 @@ def test_a_user_without_a_home_keeps_no_compiled_code(monkeypatch):
     (finding,) = checks.check_cache()
     assert (finding.outcome, finding.detail) == (Outcome.MISSING, "this user has no home")
     assert "XDG_CACHE_HOME" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("release", "harms"),
+    [
+        ("6.19.14-amd64", False), ("7.0.0", True), ("7.0-rc3", True), ("7.0.12+deb14-amd64", True),
+        ("7.1.4", True), ("7.1.5-cloud", False), ("7.2.0", False), ("gnumach", False),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_mangles_coalesced_udp_is_named(monkeypatch, release, harms):
+    monkeypatch.setattr(checks.kernel.platform, "release", lambda: release)
+    (finding,) = checks.check_kernel()
+    assert (finding.outcome is Outcome.OPTIONAL) == harms == ("gro=off" in finding.remedy)

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from mpnet.cli.sheet import Column, Sheet
 from mpnet.experiment.analysis import Effect, effects, ratio, table
 from mpnet.experiment.frame import Family, Results, read
 from mpnet.experiment.report.text import interval, number, percent
@@ -31,16 +30,15 @@ def print_answer(talk: Console, path: Path) -> None:
 
 def _print_family(talk: Console, family: Family) -> None:
     figure = family.figure
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("configuration", overflow="fold")
     heads = (f"{figure.title}, {figure.unit}", "95 % interval", "change")
-    for head in heads:
-        shown.add_column(head, justify="right", overflow="fold")
+    shown = Sheet(
+        Column("configuration", key=True, wrap=True), *(Column(head, right=True, wrap=True) for head in heads)
+    )
     rows = table(family)
     values = {name: list(group) for name, group in family.frame.groupby("configuration")[family.metric]}
     for row in rows:
         change = "" if row is rows[0] else _change(values[rows[0].configuration], values[row.configuration])
-        shown.add_row(row.configuration, number(row.value.mean), interval(row.value), change)
+        shown.add(row.configuration, number(row.value.mean), interval(row.value), change)
     talk.print(shown)
     found = effects(family)
     for effect in found.levels if found else ():

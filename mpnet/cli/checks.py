@@ -22,6 +22,7 @@ from mpnet.segment import shm
 from mpnet.segment.layout import MAX_QUEUE_PAIRS, segment_bytes
 from mpnet.segment.segment import header_of, is_served
 from mpnet.segment.segment import names as segment_names
+from mpnet.tap import kernel
 
 _TUN = Path("/dev/net/tun")
 _SHM = Path("/dev/shm")  # noqa: S108 - where Linux shows POSIX shared memory
@@ -222,7 +223,17 @@ def check_leftovers() -> Iterator[Finding]:
         yield Finding("leftovers", Outcome.OK, "none")
 
 
+def check_kernel() -> Iterator[Finding]:
+    """The kernel is none that is known to harm what it is handed."""
+    fault = kernel.udp_gso_fault()
+    if fault:
+        yield Finding("kernel", Outcome.OPTIONAL, fault, kernel.REMEDY)
+    else:
+        yield Finding("kernel", Outcome.OK, f"Linux {os.uname().release}")
+
+
 CHECKS: tuple[Check, ...] = (
+    check_kernel,
     check_packages,
     check_tun,
     check_privilege,

@@ -102,7 +102,13 @@ class Sheet:
             else:
                 given = whole
             justify: Literal["left", "right"] = "right" if column.right else "left"
-            table.add_column(column.title, justify=justify, width=given, no_wrap=column.right, overflow="fold")
+            table.add_column(
+                column.title,
+                justify=justify,
+                width=given,
+                no_wrap=column.right and not column.wrap,
+                overflow="fold",
+            )
         for row in self._rows:
             table.add_row(*(row[number] for number in numbers))
         return table
