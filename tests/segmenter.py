@@ -59,7 +59,9 @@ def segment(packet: Packet) -> list[bytes]:
     if packet.gso_type == 0:
         return [complete(frame, start, packet.offset) if packet.flags & F_NEEDS_CSUM else frame]
     assert packet.flags == F_NEEDS_CSUM
-    network = 18 if get16(frame, 12) == 0x8100 else 14
+    network = 14
+    while get16(frame, network - 2) in {0x8100, 0x88A8}:
+        network += 4
     ipv6 = frame[network] >> 4 == 6
     tcp = packet.gso_type in {GSO_TCPV4, GSO_TCPV6}
     assert start == network + (40 if ipv6 else 20)

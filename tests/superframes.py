@@ -25,7 +25,7 @@ class Kind:
 
     tcp: bool
     ipv6: bool
-    vlan: bool = False
+    vlan: int = 0  # tags
     flags: str = "PA"
     identification: int = 65534
 
@@ -39,9 +39,10 @@ def superframe(kind: Kind, gso_size: int, payload: bytes, network: ScapyPacket |
     transport = TCP(sport=7, dport=9, seq=0xFFFFFF00, flags=kind.flags, options=[("Timestamp", (1, 2))])
     transport = transport if kind.tcp else UDP(sport=7, dport=9)
     frame = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-    frame = frame / Dot1Q(vlan=7, prio=3) if kind.vlan else frame
+    for number in range(kind.vlan):
+        frame = frame / Dot1Q(vlan=7 + number, prio=3)
     data = bytearray(bytes(frame / network / transport / payload))
-    at = 18 if kind.vlan else 14
+    at = 14 + 4 * kind.vlan
     start = at + (len(network) if kind.ipv6 else data[at] % 16 * 4)
     offset = 16 if kind.tcp else 6
     total = internet_sum(pseudo_header(bytes(data), at, len(data) - start, ipv6=kind.ipv6, tcp=kind.tcp))

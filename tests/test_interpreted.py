@@ -18,6 +18,7 @@ TESTS = Path(__file__).parent
         "test_chain.py",
         "test_coalesce.py",
         "test_datapath.py",
+        "test_refusals.py",
         "test_segmentation.py",
         "test_stepping.py",
         "test_without_tap.py",

@@ -55,7 +55,7 @@ kinds = st.builds(
     Kind,
     tcp=st.booleans(),
     ipv6=st.booleans(),
-    vlan=st.booleans(),
+    vlan=st.sampled_from([0, 0, 1, 2, 3, 7]),
     flags=st.sampled_from(FLAG_SETS),
     identification=st.sampled_from([0, 1, 65534]),
 )
@@ -166,7 +166,7 @@ def test_superframes_and_plain_frames_keep_their_order(features: int) -> None:
                 expected.clear()
 
 
-_UDP, _TCP, _TAGGED = Kind(tcp=False, ipv6=False), Kind(tcp=True, ipv6=False), Kind(True, ipv6=False, vlan=True)
+_UDP, _TCP, _TAGGED = Kind(tcp=False, ipv6=False), Kind(tcp=True, ipv6=False), Kind(True, ipv6=False, vlan=1)
 CHANGES: dict[str, tuple[Kind, int, int]] = {
     "longer": (_UDP, 1000, 9900),
     "shorter": (_UDP, 1000, 1001),
@@ -204,7 +204,7 @@ def test_a_replacement_goes_on_in_the_middle_of_a_superframe(before: int) -> Non
     with Harness() as harness:
         harness.start()
         harness.receiver.post(1600, 5)
-        packet = superframe(Kind(tcp=True, ipv6=True, vlan=True), 1000, random.Random(1).randbytes(19_500))
+        packet = superframe(Kind(tcp=True, ipv6=True, vlan=1), 1000, random.Random(1).randbytes(19_500))
         for _ in range(before):
             put_on_tap(harness, packet)
             assert [finished(frame) for frame in harness.receiver.receive(20)] == segment(packet)
@@ -216,6 +216,21 @@ def test_a_replacement_goes_on_in_the_middle_of_a_superframe(before: int) -> Non
         got += harness.receiver.receive(5)
         assert [finished(frame) for frame in got] == segment(packet)
         assert harness.segment.rings[0].spilled == 0
+
+
+@pytest.mark.parametrize("tags", range(9))
+def test_segments_are_cut_behind_as_many_tags_as_the_kernel_cuts_behind(tags: int) -> None:
+    with Harness() as harness:
+        harness.start()
+        harness.receiver.post(1600, 32)
+        packet = superframe(Kind(tcp=True, ipv6=False, vlan=tags), 100, bytes(1000))
+        put_on_tap(harness, packet)
+        plain = superframe(Kind(tcp=False, ipv6=False), 0, bytes(50))
+        plain.gso_type = 0
+        put_on_tap(harness, plain)
+        expected = (segment(packet) if tags < 8 else []) + segment(plain)
+        assert [finished(frame) for frame in harness.receiver.receive(len(expected))] == expected
+        assert harness.segment.rings[0].drops[DropReason.BAD_HEADER] == (tags == 8)
 
 
 TRUE = superframe(Kind(tcp=True, ipv6=False), 100, bytes(1000))

@@ -51,6 +51,7 @@ from mpnet.workers.window import (
 _TOO_LONG = int(DropReason.TOO_LONG)
 _BAD_HEADER = int(DropReason.BAD_HEADER)
 _BROKEN = int(DropReason.BROKEN)
+_TAP_ERROR = int(DropReason.TAP_ERROR)
 _LONG_HEADER = net_header.BYTES
 _SHORT = 256
 """Bytes of a frame that is copied once more in less time than the kernel takes to read into several buffers."""
@@ -219,20 +220,33 @@ def _read_tap(ctx: Context, index: int, direct: int) -> int:
 @inlined
 def _checked(ctx: Context, index: int, length: int) -> int:
     """The length of a frame as the TAP gave it, if that can be one; else an outcome."""
-    if length in (-errno.EAGAIN, -errno.EINTR):
+    if length in (-errno.EAGAIN, -errno.EBADFD, 0):
+        # EBADFD: the queue is detached, or the TAP is gone; an event comes when that changes.
         return _DRAINED
     if length == -errno.EFAULT:
         ctx.worker[0].memory_lost += 1
         count_drop(ctx, index, _BROKEN)
         return _DRAINED
     if length < ctx.rings[index].header_bytes:
-        # EBADFD: the queue is detached, or the TAP is gone; an event comes when that changes.
-        return _DRAINED
+        return _failed(ctx, index, length)
     if length > SPILL_BYTES:
         # Whatever the window could hold: the spill must, should the frame have to go there after all.
         count_drop(ctx, index, _TOO_LONG)
         return _DROPPED
     return length
+
+
+@compiled
+def _failed(ctx: Context, index: int, length: int) -> int:
+    """What follows a read that gave no frame: the next one, for no event comes of frames that are there already.
+
+    With EINVAL a kernel has dropped one whose offload it cannot express. A TAP that fails in another way, again
+    and again, is not read for ever.
+    """
+    ctx.window[0].errors += 1
+    if length != -errno.EINTR:
+        count_drop(ctx, index, _TAP_ERROR)
+    return _DROPPED if ctx.window[0].errors < BURST else _DRAINED
 
 
 @compiled

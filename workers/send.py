@@ -1,6 +1,5 @@
 """Frames and superframes on their way to the TAP queue: one write each."""
 
-import errno
 from typing import Any
 
 from mpnet.jit.compile import compiled
@@ -19,7 +18,7 @@ from mpnet.virtio.net_header import (
 from mpnet.workers.chain import fetch, gather, iovec_base, iovec_length, set_iovec
 from mpnet.workers.checksum import pseudo_header_sum, store_be16, sum_bytes
 from mpnet.workers.flow import TCP_FIN, TCP_FLAGS, TCP_PSH, checksum_offset, transport_protocol
-from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP, PRIVATE_BYTES, Context
+from mpnet.workers.state import COALESCE_TCP, COALESCE_UDP, PRIVATE_BYTES, TX_FRAMES, Context
 from mpnet.workers.write import finish_writes, put, put_now, settle
 
 MAX_WRITE_SEGMENTS = 1024
@@ -63,7 +62,7 @@ def send_superframe(ctx: Context, index: int, number: int) -> None:
 
     A kernel that does not know its kind (UDP before Linux 6.2) refuses it. Then its frames are sent one by one,
     and no more superframes of that kind are made. The first of a kind is therefore never queued: what follows
-    would overtake its frames.
+    would overtake its frames. Some kernels (6.6.44, 6.10.3) take one and refuse another.
     """
     ring = ctx.rings[index]
     frame = ctx.frames[number]
@@ -77,17 +76,37 @@ def send_superframe(ctx: Context, index: int, number: int) -> None:
     store_i64(joined, header)
     store_i64(joined + 8, ring.header_bytes + frame.headers)
     tag = 2 * number + 1
-    kind = COALESCE_UDP if frame.gso_type == GSO_UDP_L4 else COALESCE_TCP
+    kind = _kind(frame)
     if ring.accepted & kind:
         put(ctx, index, WRITEV, joined, pieces, tag)
-        return
-    result = put_now(ctx, index, joined, pieces)
-    if result == -errno.EINVAL:
-        ring.coalesce &= ~kind
-        _send_apart(ctx, index, number)
-        return
-    ring.accepted |= kind if result >= 0 else 0
-    settle(ctx, index, tag, result)
+    else:
+        result = put_now(ctx, index, joined, pieces)
+        ring.accepted |= kind if result >= 0 else 0
+        settle(ctx, index, tag, result)
+    send_refused(ctx, index)
+
+
+@compiled
+def _kind(frame: Any) -> int:
+    return COALESCE_UDP if frame.gso_type == GSO_UDP_L4 else COALESCE_TCP
+
+
+@compiled
+def send_refused(ctx: Context, index: int) -> None:
+    """Send the frames of superframes that the kernel has refused, and make no more of their kinds."""
+    ring = ctx.rings[index]
+    worker = ctx.worker[0]
+    number = 0
+    # More of them may come to light while frames are sent.
+    while worker.refused:
+        frame = ctx.frames[number % TX_FRAMES]
+        if frame.refused:
+            frame.refused = 0
+            worker.refused -= 1
+            ring.coalesce &= ~_kind(frame)
+            ring.accepted &= ~_kind(frame)
+            _send_apart(ctx, index, number % TX_FRAMES)
+        number += 1
 
 
 @compiled
@@ -95,6 +114,15 @@ def _send_apart(ctx: Context, index: int, number: int) -> None:
     while number >= 0:
         send_frame(ctx, index, number)
         number = ctx.frames[number].next
+
+
+@compiled
+def finish_sending(ctx: Context, index: int) -> None:
+    """Have all of a burst written, those superframes that the kernel refuses frame by frame."""
+    finish_writes(ctx, index)
+    if ctx.worker[0].refused:
+        send_refused(ctx, index)
+        finish_writes(ctx, index)
 
 
 @compiled

@@ -75,6 +75,7 @@ WORKER = np.dtype(
         ("held", "i8"),  # packets of this burst that wait for more of their flow
         ("filled", "i8"),  # the packet last added to has no room for more
         ("written", "i8"),  # packets of this burst that have been written to the TAP, or refused by it
+        ("refused", "i8"),  # superframes of this burst that are to be sent frame by frame
         ("joined", "i8"),  # address of TX_FRAMES * (MAX_PIECES + 1) struct iovec: the buffers of superframes
         ("joined_used", "i8"),  # of these, in this burst
         ("events", "i8"),
@@ -133,7 +134,7 @@ RING = np.dtype(
         ("capture", "i8"),  # address of the lane that its frames are copied to, or 0
         ("batch", "i8"),  # rx: frames after which those of a burst are shown to the driver
         ("more", "i8"),  # rx: the last burst ended there, and not because the TAP had no more
-        ("coalesce", "i8"),  # tx: COALESCE_TCP and COALESCE_UDP
+        ("coalesce", "i8"),  # tx: COALESCE_ON, COALESCE_TCP and COALESCE_UDP
         ("accepted", "i8"),  # of these, the kinds of superframes that the kernel has been seen to take
     ]
 )
@@ -161,6 +162,7 @@ FRAME = np.dtype(
         ("pieces", "i8"),  # buffers
         ("last", "i8"),  # its last frame
         ("next", "i8"),  # the frame that follows in the superframe, or -1
+        ("refused", "i8"),  # the superframe that it begins was refused, and is to be sent frame by frame
     ]
 )
 TAP = 0
@@ -168,7 +170,9 @@ NULL = 1
 ECHO = 2
 COALESCE_TCP = 1
 COALESCE_UDP = 2
-COALESCE_ALL = COALESCE_TCP | COALESCE_UDP
+COALESCE_ON = 4
+"""Frames are looked at: also where the kernel refuses all superframes, as some may be waiting still."""
+COALESCE_ALL = COALESCE_ON | COALESCE_TCP | COALESCE_UDP
 ALL_WHOLE = 0xFF
 """The driver takes all that the TAP gives: nothing is segmented."""
 UNKNOWN = 0
@@ -185,6 +189,7 @@ WINDOW = np.dtype(
         ("descriptors", "i8"),  # of the ring's own table, in all chains that have been walked
         ("fault", "i8"),
         ("reads", "i8"),  # frames read from the TAP
+        ("errors", "i8"),  # reads of it that failed
     ]
 )
 SUPERFRAME = np.dtype(

@@ -31,7 +31,8 @@ from mpnet.workers.state import TEMPLATE_BYTES, Context
 
 _ETHERNET_BYTES = 14
 _TAG_BYTES = 4
-_MOST_TAGS = 2
+_MOST_TAGS = 7
+"""As many as the kernel segments behind (Linux, VLAN_MAX_DEPTH, of which it takes one less)."""
 _TAG = 0x8100
 _SERVICE_TAG = 0x88A8
 _IPV4 = 0x0800
@@ -95,7 +96,7 @@ def _find_payload(packet: Any, start: int, octets: int) -> bool:
 
 @compiled
 def _find_network(packet: Any, start: int, octets: int) -> bool:
-    """Find the IP header behind Ethernet's and up to two tags, ending where the transport's begins."""
+    """Find the IP header behind Ethernet's and its tags, ending where the transport's begins."""
     network = _ETHERNET_BYTES
     if packet.transport > octets or packet.transport < network + _IPV4_BYTES:
         return False

@@ -19,10 +19,9 @@ from mpnet.workers.ring import (
     take,
     want_kicks,
 )
-from mpnet.workers.send import send_frame
+from mpnet.workers.send import finish_sending, send_frame
 from mpnet.workers.state import BURST, BURST_SEGMENTS, ETHERNET_HEADER_BYTES, HEADERS_BYTES, TX_FRAMES, Context
 from mpnet.workers.statistics import count_burst, count_drop
-from mpnet.workers.write import finish_writes
 
 _SHORT_CHAIN = int(DropReason.SHORT_CHAIN)
 _TOO_LONG = int(DropReason.TOO_LONG)
@@ -69,7 +68,7 @@ def transmit(ctx: Context, index: int) -> int:
         taken += 1
     fault = worker.fault if end < 0 else 0
     flush(ctx, index, taken)
-    finish_writes(ctx, index)
+    finish_sending(ctx, index)
     if taken:
         count_burst(ctx, index, taken)
         close_burst(ctx, index)

@@ -26,6 +26,7 @@ def open_window(ctx: Context) -> None:
     window.descriptors = 0
     window.fault = 0
     window.reads = 0
+    window.errors = 0
 
 
 @inlined

@@ -87,11 +87,17 @@ def _write(ctx: Context, index: int, operation: int, address: int, count: int) -
 
 @compiled
 def settle(ctx: Context, index: int, tag: int, result: int) -> None:
-    """Count what a write did: the frames it brought to the TAP, or why it did not."""
+    """Count what a write did: the frames it brought to the TAP, or why it did not.
+
+    A superframe that the kernel refuses is noted, and not lost: see ``send.send_refused``.
+    """
     frame = ctx.frames[tag >> 1]
     shared = ctx.shared[index]
     joined = tag & 1
-    if result < 0:
+    if joined and result == -errno.EINVAL:
+        frame.refused = 1
+        ctx.worker[0].refused += 1
+    elif result < 0:
         shared.drops[_drop_reason(ctx, result)] += frame.count if joined else 1
     elif joined:
         shared.packets += frame.count
