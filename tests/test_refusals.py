@@ -13,6 +13,7 @@ import pytest
 from mpnet.jit import syscalls, uring
 from mpnet.jit.compile import JIT
 from mpnet.jit.memory import load_i64, load_u8
+from mpnet.jit.uring_setup import WRITEV
 from mpnet.segment.layout import DropReason, Engine
 from mpnet.workers import receive, write
 from tests.quirky_stream import Flow
@@ -43,7 +44,7 @@ def refuse_udp(
 
     def queue(state: Any, operation: int, file: int, address: int, count: int, tag: int) -> None:
         # More pieces than there may be are refused by the kernel itself.
-        refused = operation == uring.WRITEV and is_refused(address)
+        refused = operation == WRITEV and is_refused(address)
         uring.queue(state, operation, file, address, 1025 if refused else count, tag)
 
     monkeypatch.setattr(write, "writev", writev)
