@@ -92,11 +92,15 @@ class Harness:
         theirs.settimeout(0)
         self.channel = Channel(ours, Report)
         self.worker = Worker(self.segment, 0, Channel(theirs, Request))
-        self._thread = threading.Thread(target=self.worker.run)
+        self._thread = threading.Thread(target=self._run_worker)
         self._thread.start()
         fds = [os.dup(self._tap_queue.fileno())] if self._backend == "tap" else []
         self.ask(AttachPair(0, self._backend), fds, ours=True)
         self.set_memory()
+
+    def _run_worker(self) -> None:
+        self.worker.open()
+        self.worker.run()
 
     def __enter__(self) -> Self:
         return self
