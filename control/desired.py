@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mpnet.config.device import TAP
+from mpnet.rpc.channel import MAX_FDS
 from mpnet.rpc.worker import AttachPair, Region, Request, SetMemory, SetPolling, SetRing, TraceBursts
 from mpnet.vhost_user.effects import MemoryRegion
 
@@ -94,18 +95,20 @@ class Desired:
         """The queue pair whose worker serves ring ``number``: the control queue goes with pair 0."""
         return 0 if number == self.control_ring else number // 2
 
-    def memory_errand(self) -> Errand:
-        """The message with the memory table."""
-        regions = [
-            Region(
-                guest_address=region.guest_address,
-                size=region.size,
-                user_address=region.user_address,
-                offset=region.offset,
+    def memory_errands(self) -> list[Errand]:
+        """The messages with the memory table, in order: one, unless it is very long."""
+        parts = [self.regions[begin : begin + MAX_FDS] for begin in range(0, len(self.regions), MAX_FDS)] or [()]
+        return [
+            (
+                SetMemory(
+                    [Region(part.guest_address, part.size, part.user_address, part.offset) for part in regions],
+                    first=number == 0,
+                    last=number == len(parts) - 1,
+                ),
+                [region.fd for region in regions],
             )
-            for region in self.regions
+            for number, regions in enumerate(parts)
         ]
-        return SetMemory(regions), [region.fd for region in self.regions]
 
     def polling_errand(self) -> Errand:
         """The message with the budget for polling."""
@@ -121,7 +124,7 @@ class Desired:
 
     def errands(self, pairs: Iterable[int]) -> Iterator[Errand]:
         """What makes an empty worker serve ``pairs``."""
-        yield self.memory_errand()
+        yield from self.memory_errands()
         if self.poll_us:
             yield self.polling_errand()
         if self.trace_bursts:

@@ -123,11 +123,11 @@ class Supervisor:
         async with self._lock:
             before, self.desired.regions = self.desired.regions, regions
             try:
-                await self._tell_all(self.desired.memory_errand())
+                await self._tell_memory()
             except WorkerRefusedError:
                 self.desired.regions = before
                 with contextlib.suppress(WorkerRefusedError):
-                    await self._tell_all(self.desired.memory_errand())
+                    await self._tell_memory()
                 raise
 
     async def set_queues(self, tap_fds: list[int | None]) -> None:
@@ -139,6 +139,10 @@ class Supervisor:
                     await self._tell(slot, DetachPair(pair))
                 for message, fds in self.desired.pair_errands(pair):
                     await self._insist(slot, message, fds)
+
+    async def _tell_memory(self) -> None:
+        for errand in self.desired.memory_errands():
+            await self._tell_all(errand)
 
     async def set_polling(self, microseconds: int) -> None:
         """Let every worker go on looking for work for so long before it sleeps."""

@@ -41,7 +41,7 @@ _libc.mmap.argtypes = [
 @dataclass
 class _Mapping:
     region: Region
-    file: tuple[int, int]
+    key: "_Key"
     memory: mmap.mmap
     map_address: int
     page_size: int
@@ -63,44 +63,54 @@ class GuestMemory:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._mappings: list[_Mapping] = []
+        self._coming: list[_Mapping] = []
         self._handler = _install_sigbus_handler(self)
 
-    def set_regions(self, regions: Sequence[Region], fds: Sequence[int]) -> None:
-        """Map a whole table in place of the last one; a region that is in both stays mapped where it is.
+    def gather(self, regions: Sequence[Region], fds: Sequence[int], *, first: bool = True) -> None:
+        """Map a part of the next table, or all of it; a region that is in the last one stays mapped where it is.
 
         The caller keeps ``fds`` and may close them.
 
         Raises:
-            GuestMemoryError: a region cannot be mapped; the last table stays.
+            GuestMemoryError: a region cannot be mapped, or there are too many; the last table stays.
         """
-        if len(regions) != len(fds) or len(regions) > MAX_REGIONS:
+        if first:
+            self._drop()
+        if len(regions) != len(fds) or len(self._coming) + len(regions) > MAX_REGIONS:
+            self._drop()
             raise GuestMemoryError(
                 f"{len(regions)} memory regions with {len(fds)} fds, expected a fd each and at most {MAX_REGIONS}"
             )
-        made: list[_Mapping] = []
-        table: list[_Mapping] = []
+        # What was lost does not come back by itself, even if the file grows again: such a region is mapped anew.
+        known = {mapping.key: mapping for mapping in self._mappings if mapping.lost_from < 0}
         try:
             for region, fd in zip(regions, fds, strict=True):
-                mapping = self._find(region, fd)
-                if mapping is None:
-                    mapping = _map(region, fd)
-                    made.append(mapping)
-                table.append(mapping)
+                self._coming.append(known.get(_key(region, fd)) or _map(region, fd))
         except GuestMemoryError:
-            for mapping in made:
-                mapping.close()
+            self._drop()
             raise
-        gone = [mapping for mapping in self._mappings if mapping not in table]
-        self._mappings = table
+
+    def take(self) -> None:
+        """Put what was gathered in place of the last table."""
+        kept = {id(mapping) for mapping in self._coming}
+        gone = [mapping for mapping in self._mappings if id(mapping) not in kept]
+        self._mappings, self._coming = self._coming, []
         self._fill_table()
         for mapping in gone:
             mapping.close()
 
-    def _find(self, region: Region, fd: int) -> _Mapping | None:
-        file = _identity(fd)
-        same = (m for m in self._mappings if m.region == region and m.file == file)
-        # What was lost does not come back by itself, even if the file grows again: such a region is mapped anew.
-        return next((m for m in same if m.lost_from < 0), None)
+    def _drop(self) -> None:
+        """Forget what was gathered."""
+        kept = {id(mapping) for mapping in self._mappings}
+        for mapping in self._coming:
+            if id(mapping) not in kept:
+                mapping.close()
+        self._coming = []
+
+    @property
+    def regions(self) -> list[Region]:
+        """The table that is in place."""
+        return [mapping.region for mapping in self._mappings]
 
     def _fill_table(self) -> None:
         worker = self._ctx.worker[0]
@@ -149,7 +159,8 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap everything."""
-        self.set_regions([], [])
+        self._drop()
+        self.take()
 
     def lost(self, address: int) -> bool:
         """Replace the page at ``address``, and all behind it in its region, by private zeros.
@@ -172,9 +183,14 @@ class GuestMemory:
         return False
 
 
-def _identity(fd: int) -> tuple[int, int]:
+_Key = tuple[int, int, int, int, int, int]
+
+
+def _key(region: Region, fd: int) -> _Key:
+    """What two regions have in common that are one: their place, and the file."""
     status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+    place = region.guest_address, region.size, region.user_address, region.offset
+    return *place, status.st_dev, status.st_ino
 
 
 def _map(region: Region, fd: int) -> _Mapping:
@@ -202,7 +218,7 @@ def _map(region: Region, fd: int) -> _Mapping:
     # A guest's memory has no place in a core file of this process.
     memory.madvise(mmap.MADV_DONTDUMP)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    return _Mapping(region, _identity(fd), memory, address, page_size)
+    return _Mapping(region, _key(region, fd), memory, address, page_size)
 
 
 def _install_sigbus_handler(memory: GuestMemory) -> Any:

@@ -8,10 +8,10 @@ import numpy as np
 from mpnet.jit import uring
 from mpnet.jit.bundle import bundle, make_table
 from mpnet.segment import layout
+from mpnet.segment.layout import MAX_MEMORY_SLOTS
 from mpnet.virtio import split_ring
 
-MAX_REGIONS = 253
-"""As many as one message can bring the file descriptors of (SCM_MAX_FD of Linux)."""
+MAX_REGIONS = MAX_MEMORY_SLOTS
 MAX_IOVECS = 131072
 """Buffers that one burst may hold translated."""
 MAX_SEGMENTS = split_ring.MAX_SIZE

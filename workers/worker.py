@@ -145,14 +145,16 @@ class Worker:
 
     def _set_memory(self, message: SetMemory, fds: Sequence[int]) -> int:
         try:
-            self._memory.set_regions(message.regions, fds)
+            self._memory.gather(message.regions, fds, first=message.first)
         finally:
             for fd in fds:
                 os.close(fd)
+        if not message.last:
+            return 0
+        self._memory.take()
         self._rings.memory_changed()
-        self._trace(
-            Kind.MEMORY_SET, NO_SUBJECT, len(message.regions), sum(region.size for region in message.regions)
-        )
+        regions = self._memory.regions
+        self._trace(Kind.MEMORY_SET, NO_SUBJECT, len(regions), sum(region.size for region in regions))
         return 0
 
     def _attach_pair(self, message: AttachPair, fds: Sequence[int]) -> int:

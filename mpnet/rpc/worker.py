@@ -18,9 +18,14 @@ class Region(msgspec.Struct):
 
 
 class SetMemory(msgspec.Struct, tag=True):
-    """The whole memory table; one fd a region, in order. What is mapped already stays mapped."""
+    """The whole memory table; one fd a region, in order. What is mapped already stays mapped.
+
+    A message brings ``channel.MAX_FDS`` fds at most: a longer table comes in parts, and counts with the last one.
+    """
 
     regions: list[Region]
+    first: bool = True
+    last: bool = True
 
 
 class AttachPair(msgspec.Struct, tag=True):

@@ -24,6 +24,8 @@ import numpy as np
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
 VERSION = 6
 MAX_QUEUE_PAIRS = 64
+MAX_MEMORY_SLOTS = 509
+"""Regions of a guest's memory: as many as QEMU's own library for back-ends takes."""
 CACHE_LINE = 64
 NAME_BYTES = 64
 BOOT_ID_BYTES = 40

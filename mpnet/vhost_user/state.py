@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, field
 
 from mpnet.errors import ProtocolError
+from mpnet.segment.layout import MAX_MEMORY_SLOTS
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import SUPPORTED_PROTOCOL_FEATURES, ProtocolFeature
 from mpnet.vhost_user.ring import Ring
@@ -36,7 +37,7 @@ class Offer:
     features: int
     queue_pairs: int = 1
     protocol_features: int = SUPPORTED_PROTOCOL_FEATURES
-    max_memory_slots: int = 32
+    max_memory_slots: int = MAX_MEMORY_SLOTS
 
     @property
     def all_features(self) -> int:
