@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mpnet.config.device import MAX_MTU, MAX_POLL_US, MIN_MTU, DeviceConfig
-from mpnet.control import commands, leftovers, sharing
+from mpnet.control import commands, leftovers
+from mpnet.control.budget import Budget, metered
 from mpnet.control.channel import BackendChannel
 from mpnet.control.desired import Desired
 from mpnet.control.engine import choose_engine
@@ -18,6 +19,7 @@ from mpnet.control.offer import offered_features
 from mpnet.control.peer import Peer
 from mpnet.control.port import Port, open_port
 from mpnet.control.rings import Rings
+from mpnet.control.sharing import SharingWatch
 from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.tap_watch import SECONDS as TAP_SECONDS
 from mpnet.control.tap_watch import TapWatch
@@ -33,7 +35,6 @@ from mpnet.vhost_user import effects
 from mpnet.vhost_user.backend import Backend
 from mpnet.vhost_user.channel import config_change
 from mpnet.vhost_user.effects import Effect, MemoryRegion
-from mpnet.vhost_user.memory import describe
 from mpnet.vhost_user.state import Offer
 from mpnet.virtio.config_space import MAC_SIZE, LinkStatus, NetConfig, parse_mac
 from mpnet.virtio.features import Feature, has, names
@@ -64,9 +65,9 @@ class Device:
         self._mac = config.mac_octets
         self.link_up = True
         self.peer: Peer | None = None
-        self.unshared: list[MemoryRegion] = []
         self.first_ring_ns = 0
         """When a guest's first ring was started, on the monotonic clock; 0 before."""
+        self._sharing = SharingWatch(self.log)
         self._launcher = launcher
         self._limits = limits or Limits()
         self._mtu = config.mtu
@@ -78,6 +79,10 @@ class Device:
         """Whether a front-end that connects is taken; the endpoint's."""
         self._lock = asyncio.Lock()
         self._tasks = Tasks(self.log)
+        self.budget = Budget()
+        """What front-end and guest have used of control's time."""
+        self._command: bytes | None = None
+        self._commanded = asyncio.Event()
 
     async def start(self) -> None:
         """Take segment and TAP, and start the workers.
@@ -103,7 +108,8 @@ class Device:
         except BaseException:
             self._give_back()
             raise
-        self._tasks.keep(self._watch_tap)
+        for work in (self._watch_tap, self._sharing.run, self._execute_commands):
+            self._tasks.keep(work)
 
     def _prepare(self) -> None:
         """Put together what needs TAP and segment."""
@@ -126,7 +132,7 @@ class Device:
         )
         desired = Desired(self.tap.fds, self.config.backend, poll_us=self.config.poll_us)
         self.supervisor = Supervisor(desired, around)
-        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config)
+        self._rings = Rings(self.backend, self.supervisor, self.tap, self.segment, self.config, self.budget)
 
     async def _watch_tap(self) -> None:
         watch = TapWatch(self.tap, self.supervisor, self.log, self._link_changed)
@@ -157,7 +163,7 @@ class Device:
     async def _perform(self, effect: Effect) -> None:  # noqa: C901 - one line an effect
         match effect:
             case effects.SetFeatures(features):
-                self._set_features(features)
+                await self._set_features(features)
             case effects.SetMemory(regions):
                 await self._set_memory(regions)
             case effects.StartRing(index):
@@ -199,6 +205,11 @@ class Device:
             finally:
                 await self._reset()
 
+    @property
+    def unshared(self) -> list[MemoryRegion]:
+        """What of the guest's memory is known not to be shared."""
+        return self._sharing.unshared
+
     def note_stage(self) -> None:
         """Show in the segment how far the front-end has come."""
         self.segment.header.negotiation = self._stage()
@@ -227,14 +238,12 @@ class Device:
 
     async def _set_memory(self, regions: tuple[MemoryRegion, ...]) -> None:
         await self.supervisor.set_memory(regions)
-        known, self.unshared = self.unshared, sharing.unshared(regions, self.peer.pid) if self.peer else []
-        if self.unshared and not known:
-            # Not refused: a guest may have private memory beside the one its rings and packets are in.
-            self.log.error("guest memory is not shared", region=describe(self.unshared[0]), remedy=sharing.REMEDY)
+        self._sharing.look(regions, self.peer)
 
-    def _set_features(self, features: int) -> None:
+    async def _set_features(self, features: int) -> None:
         # What the driver does not take is segmented by the workers.
-        self.tap.set_features(features, offloads=self._tap_offloads if self.config.gso else features)
+        offloads = self._tap_offloads if self.config.gso else features
+        await asyncio.to_thread(self.tap.set_features, features, offloads)
         self.segment.header.features = features
         self.trace(Kind.FEATURES_SET, features)
         self.log.info("features negotiated", features=" ".join(names(features)))
@@ -248,7 +257,7 @@ class Device:
         self.segment.header.features = 0
         self.segment.header.status = 0
         await self._reset_settings()
-        self.tap.set_features(0)
+        await asyncio.to_thread(self.tap.set_features, 0)
 
     async def _reset_settings(self) -> None:
         # An address that one driver set is not the next one's.
@@ -271,7 +280,18 @@ class Device:
             self.backend.require_reset()
             self._config_changed()
             return
-        self._tasks.start(self._execute(told.data))
+        # One at a time: a driver waits for the answer, and a replacement tells the same one again.
+        self._command = told.data
+        self._commanded.set()
+
+    async def _execute_commands(self) -> None:
+        while True:
+            await self._commanded.wait()
+            self._commanded.clear()
+            if self._command is not None:
+                command, self._command = self._command, None
+                await asyncio.sleep(self.budget.debt)
+                await metered(self._execute(command), self.budget.spend)
 
     async def _execute(self, data: bytes) -> None:
         """Carry out a command of the control queue and answer it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mpnet.control import descriptors
 from mpnet.control.acceptor import Acceptor
-from mpnet.control.budget import Budget, metered
+from mpnet.control.budget import metered
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer, uids
 from mpnet.control.session import Session, readable
@@ -45,7 +45,7 @@ class Endpoint:
         self._listener: socket.socket | None = None
         self._acceptor = Acceptor(self._admit, device.log, MOST_WAITING)
         self._tasks = Tasks(device.log)
-        self._budget = Budget()
+        self._budget = device.budget
         self._users: frozenset[int] = frozenset()
         self._session: Session | None = None
         self._served: asyncio.Task[None] | None = None

@@ -1,8 +1,11 @@
 """A device's rings between its three parties: the vhost-user machine, the workers and the TAP."""
 
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import Iterator, Set
 
 from mpnet.config.device import DeviceConfig
+from mpnet.control.budget import Budget
 from mpnet.control.desired import RingSetting
 from mpnet.control.port import Port
 from mpnet.control.supervisor import Supervisor
@@ -20,8 +23,15 @@ class Rings:
     """
 
     def __init__(
-        self, backend: Backend, supervisor: Supervisor, tap: Port, segment: Segment, config: DeviceConfig
+        self,
+        backend: Backend,
+        supervisor: Supervisor,
+        tap: Port,
+        segment: Segment,
+        config: DeviceConfig,
+        budget: Budget,
     ) -> None:
+        self._budget = budget
         self._config = config
         self._backend = backend
         self._supervisor = supervisor
@@ -42,7 +52,7 @@ class Rings:
             await self._set(index, self._backend.rings[index].base & 0xFFFF)
         except MpnetError:
             del self._numbers[index]
-            self._attach_queues()
+            await self._attach_queues()
             raise
         if self._numbers[index] == control:
             await self._update_enabled()
@@ -65,13 +75,13 @@ class Rings:
             # A packed ring's base has where chains are taken and, above, where they are returned: the same here.
             base |= base << 16
         self._backend.ring_stopped(index, base)
-        self._attach_queues()
+        await self._attach_queues()
 
     async def stop_unknown(self) -> None:
         """Stop rings that the machine does not have as started, without telling it."""
         for index in [index for index in self._numbers if not self._backend.rings[index].started]:
             await self._supervisor.stop_ring(self._numbers.pop(index))
-        self._attach_queues()
+        await self._attach_queues()
 
     async def use_pairs(self, pairs: int) -> None:
         """Serve the first ``pairs`` queue pairs only, where the driver's control queue is served here.
@@ -98,9 +108,9 @@ class Rings:
         setting = self._setting(index, base)
         if setting.enabled and setting.number in self._rx_numbers():
             # Before the worker reads: a detached queue is an error to it.
-            self._tap.attach(setting.number // 2)
+            await self._switch({setting.number // 2} - self._tap.attached, set())
         await self._supervisor.set_ring(setting)
-        self._attach_queues()
+        await self._attach_queues()
 
     def _setting(self, index: int, base: int | None) -> RingSetting:
         ring = self._backend.rings[index]
@@ -124,15 +134,31 @@ class Rings:
         rings = self._supervisor.desired.rings
         return (number // 2 for number in self._rx_numbers() if number in rings and rings[number].enabled)
 
-    def _attach_queues(self) -> None:
+    async def _attach_queues(self) -> None:
         """Keep a queue attached to the TAP exactly while its rx ring is started and enabled.
 
         The kernel hashes flows over all attached queues: those in a queue nobody reads would be lost.
         """
         receiving = set(self._receiving())
-        for pair in range(len(self._tap.fds)):
-            if pair in receiving:
-                self._tap.attach(pair)
-            else:
-                self._tap.detach(pair)
+        attached = self._tap.attached
+        await self._switch(receiving - attached, attached - receiving)
         self._segment.header.enabled_pairs = len(receiving)
+
+    async def _switch(self, attach: Set[int], detach: Set[int]) -> None:
+        """Attach and detach queues, beside the event loop: each waits for what the kernel's network is at.
+
+        That holds up the whole host's network configuration, so it counts as if it held the loop.
+        """
+        if not attach and not detach:
+            return
+        begun = time.monotonic()
+        try:
+            await asyncio.to_thread(self._switch_now, attach, detach)
+        finally:
+            self._budget.spend(time.monotonic() - begun)
+
+    def _switch_now(self, attach: Set[int], detach: Set[int]) -> None:
+        for pair in attach:
+            self._tap.attach(pair)
+        for pair in detach:
+            self._tap.detach(pair)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mpnet.control.budget import Budget
 from mpnet.control.fork_server import Process
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
@@ -32,6 +33,12 @@ class LaunchError(WorkerLostError):
 
 class WorkerRefusedError(MpnetError):
     """The worker said that it could not do what was asked, and changed nothing."""
+
+
+_MOST_AT_ONCE = 16
+"""Reports of a worker that are taken before others have a turn."""
+_MOST_LEFT = 4096
+"""More than a socket holds of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,7 @@ class Worker:
         self._listener = listener
         self._limits = limits or Limits()
         self._turn = asyncio.Lock()
+        self._budget = Budget()
         self._gone = asyncio.Event()
         self._answer: asyncio.Future[Done | Failed] | None = None
         self._abandoned = 0  # answers still to come that nobody waits for any more
@@ -134,7 +142,7 @@ class Worker:
         self.pid, self._pidfd = self._process.pid, self._process.pidfd
         self.started = time.monotonic()
         loop.add_reader(self._pidfd, self._process_ended)
-        loop.add_reader(self._channel.fileno(), self._receive)
+        loop.add_reader(self._channel.fileno(), self._readable)
         if cpu is not None:
             self._pin(cpu)
 
@@ -245,9 +253,25 @@ class Worker:
             except ProcessLookupError:
                 return  # it has ended: the pidfd is about to say so
 
-    def _receive(self) -> None:
-        """Take what has come over the channel."""
-        while self._channel is not None:
+    def _readable(self) -> None:
+        """Take some of what has come over the channel; more than a worker's share of control's time waits."""
+        begun = time.perf_counter()
+        self._receive(_MOST_AT_ONCE)
+        self._budget.spend(time.perf_counter() - begun)
+        if self._channel is not None and (debt := self._budget.debt):
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._channel.fileno())
+            loop.call_later(debt, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._channel is not None:
+            asyncio.get_running_loop().add_reader(self._channel.fileno(), self._readable)
+
+    def _receive(self, most: int) -> None:
+        """Take what has come over the channel, that many messages at most."""
+        for _ in range(most):
+            if self._channel is None:
+                return
             try:
                 report, fds = self._channel.receive()
             except BlockingIOError:
@@ -302,7 +326,7 @@ class Worker:
 
     async def _finish(self) -> None:
         code = await self._status()
-        self._receive()  # what it said last
+        self._receive(_MOST_LEFT)  # what it said last
         self.ending = _ending(code, self._fault, self._forbidden)
         self._forget_channel()
         self._gone.set()

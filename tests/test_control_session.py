@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from mpnet.control.describe import describe_device
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError, ProtocolError
+from mpnet.rpc.worker import ControlCommand
 from mpnet.tap import ioctls, kernel, tap
+from mpnet.tap.tap import Tap
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, BackendRequest, Request
 from mpnet.virtio.config_space import LinkStatus, NetConfig
@@ -450,5 +453,56 @@ def test_a_device_connects_to_a_front_end_that_listens_and_again(
                 assert len(await asyncio.to_thread(sock.recv, 64)) == HEADER.size + 8
                 sock.close()
             listener.close()
+
+    asyncio.run(run())
+
+
+def test_queues_are_attached_beside_the_event_loop(
+    tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for name in ("attach", "detach", "set_features"):
+        real = getattr(Tap, name)
+
+        def noted(self: Tap, *arguments: int, name: str = name, real: Callable[..., None] = real) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            seen.append(name)
+            real(self, *arguments)
+
+        monkeypatch.setattr(Tap, name, noted)
+
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            seen.clear()
+            before = device.budget.debt
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            await guest.start(0, 1, 2, 3)
+            assert device.tap.attached == {0, 1}
+            guest.close()
+            await eventually(lambda: not device.tap.attached, "all are detached")
+            assert device.budget.debt >= before
+
+    asyncio.run(run())
+    assert set(seen) == {"attach", "detach", "set_features"}
+
+
+def test_commands_of_a_worker_without_end_are_taken_one_at_a_time(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            for number in range(1000):
+                device._worker_reported(ControlCommand(bytes([255, number % 256])))
+            await eventually(lambda: scripted[0].told("CompleteCommand"), "one is answered")
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(scripted[0].told("CompleteCommand")) == 1
+            device.budget.spend(1e6)
+            device._worker_reported(ControlCommand(b"\1\0"))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert device._command is None
+            assert len(scripted[0].told("CompleteCommand")) == 1
 
     asyncio.run(run())

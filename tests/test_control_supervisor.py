@@ -6,13 +6,17 @@ The workers are fake ones that follow a script; TAP queues and rings are stood f
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import msgpack
+import msgspec
 import psutil
 import pytest
 
 from mpnet.control import supervisor as supervision
+from mpnet.control.budget import Budget
 from mpnet.control.compilation import Told
 from mpnet.control.desired import Desired, RingSetting
 from mpnet.control.launcher import Launcher
@@ -20,7 +24,8 @@ from mpnet.control.log import get_log
 from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Ending, Listener, Worker, WorkerLostError, WorkerRefusedError
 from mpnet.errors import MpnetError
-from mpnet.rpc.worker import AttachPair, ControlCommand, RingBroken, SetMemory
+from mpnet.rpc.channel import Channel
+from mpnet.rpc.worker import AttachPair, ControlCommand, Report, RingBroken, SetMemory
 from mpnet.segment.layout import Code, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.vhost_user.effects import MemoryRegion
@@ -480,3 +485,74 @@ def test_one_that_dies_while_it_lets_go_is_replaced_all_the_same(scripted: tuple
             assert await supervisor.stop_ring(0) == 7
 
     asyncio.run(run())
+
+
+def test_what_a_worker_reports_without_end_holds_nobody_up(
+    scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[object] = []
+
+    async def run() -> None:
+        listener = Listener(lambda _, report: reports.append(report), lambda *_: None)
+        worker = Worker(scripted[0].device, 0, scripted[1], listener, QUICK)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        worker._channel, sender = Channel(ours, Report), Channel(theirs, Report)
+        for _ in range(100):
+            sender.send(RingBroken(0, 1))
+        asyncio.get_running_loop().add_reader(ours, worker._readable)
+        most, before = 0, 0
+        while before < 100:
+            await asyncio.sleep(0)
+            most, before = max(most, len(reports) - before), len(reports)
+        assert most == 16
+        worker._budget.spend(2.0)
+        for _ in range(100):
+            sender.send(RingBroken(0, 1))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(reports) == 116
+        worker._budget = Budget()
+        worker._read_on()
+        await eventually(lambda: len(reports) == 200, "it is listened to again")
+        worker._forget_channel()
+        theirs.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_reports_what_cannot_be_is_given_up(
+    scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("there is no ring 4711")
+
+    async def run() -> None:
+        script, launcher = scripted
+        worker = Worker(script.device, 0, launcher, Listener(fail, lambda *_: None), QUICK)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        worker._channel = Channel(ours, Report)
+        Channel(theirs, Report).send(RingBroken(4711, 1))
+        worker._readable()
+        assert not worker.alive
+        assert "there is no ring 4711" in worker._fault
+        worker._forget_channel()
+        theirs.close()
+
+    asyncio.run(run())
+
+
+def test_descriptors_that_come_with_a_message_that_is_none_are_closed() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours, Report)
+    read_end, write_end = os.pipe()
+    for nonsense in (b"\xc1", b"\xa5\xff\xff\xff\xff\xff", b"\x81\xa4type\xa4None"):
+        socket.send_fds(theirs, [nonsense], [write_end])
+        with pytest.raises((msgpack.UnpackException, msgspec.ValidationError, ValueError)):
+            channel.receive()
+    os.close(write_end)
+    assert os.read(read_end, 1) == b""  # nobody has the other end any more
+    os.close(read_end)
+    ours.close()
+    theirs.close()

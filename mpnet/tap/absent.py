@@ -17,6 +17,12 @@ class NoTap:
     def __init__(self, queue_pairs: int) -> None:
         self.fds: list[int | None] = [None] * queue_pairs
         self._mtu = DEFAULT_MTU
+        self._attached: set[int] = set()
+
+    @property
+    def attached(self) -> frozenset[int]:
+        """Queue pairs that would be attached."""
+        return frozenset(self._attached)
 
     @property
     def mtu(self) -> int:
@@ -28,10 +34,12 @@ class NoTap:
         self._mtu = mtu
 
     def attach(self, pair: int) -> None:
-        """Do nothing: there is no kernel that chooses among queues."""
+        """Note it: there is no kernel that chooses among queues."""
+        self._attached.add(pair)
 
     def detach(self, pair: int) -> None:
-        """Do nothing, likewise."""
+        """Note it, likewise."""
+        self._attached.discard(pair)
 
     def check(self) -> bool:
         """Be there: nothing can be deleted."""
