@@ -217,20 +217,11 @@ def test_who_has_used_his_share_waits_and_can_still_be_hung_up_on(
 def test_what_a_front_end_uses_of_control_is_noted_beyond_its_session(
     tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budgets: list[Budget] = []
-
-    def make() -> Budget:
-        budgets.append(Budget())
-        return budgets[-1]
-
-    monkeypatch.setattr(endpoint, "Budget", make)
-
     async def run() -> None:
         async with served(tmp_path, *scripted) as device:
-            (budget,) = budgets
             for expected in (1, 2):
                 spent: list[float] = []
-                monkeypatch.setattr(budget, "spend", spent.append)
+                monkeypatch.setattr(device.budget, "spend", spent.append)
                 await _attach(device)
                 await eventually(lambda: device.peer is None, "it has left")
                 assert device.segment.header.connections == expected
