@@ -255,6 +255,42 @@ def test_the_file_has_every_packet_of_both_directions(device: Running, tmp_path:
     assert not Path(f"/dev/shm/{PREFIX}net0").exists()  # noqa: S108 - where Linux shows POSIX shared memory
 
 
+@real("tcpdump")
+def test_packets_are_printed_as_they_come_and_a_filter_chooses(device: Running, tmp_path: Path) -> None:
+    options = ("--control-socket", device.control)
+    out = tmp_path / "text"
+    with Driver.connect(device.socket, Setup(queue_pairs=2)) as driver:
+        for pair in (0, 1):
+            driver.post(pair, 2000, 100)
+        chosen = tmp_path / "chosen.pcapng"
+        command = [MPNET, "capture", "net0", "--print", "-c", "9", *options]
+        with (
+            recording(device, chosen, "greater", "1000"),
+            out.open("wb") as text,
+            subprocess.Popen(command, stdout=text, stderr=subprocess.PIPE) as refused,
+        ):
+            assert refused.stderr is not None
+            assert b"captured" in refused.stderr.read(), "one at a time"
+            to_host, to_guest = exchange(device, driver)
+        long = sorted(data for data in [*to_host * 2, *to_guest] if len(data) >= 1000)
+        assert sorted(contents(chosen)) == long
+        with out.open("wb") as text, subprocess.Popen(command, stdout=text, stderr=subprocess.PIPE) as printing:
+            wait_until(lambda: Path(f"/dev/shm/{PREFIX}net0").exists(), "it captures")  # noqa: S108 - as above
+            exchange(device, driver)
+            assert printing.wait(120) == 0
+            assert printing.stderr is not None
+            assert printing.stderr.read() == b"9 packets printed, 0 dropped for want of room\n"
+    lines = out.read_text().splitlines()
+    heads = [
+        re.match(r"\d\d:\d\d:\d\d\.\d{6} net0\.([01]) ([rt]x) .*ethertype.* length (\d+)", line) for line in lines
+    ]
+    found = sorted((match[2], int(match[3])) for match in heads if match)
+    sent = [("tx", len(data)) for data in to_host * 2] + [("rx", len(data)) for data in to_guest]
+    assert found == sorted(sent)
+    both = subprocess.run([*command, "-w", "x"], capture_output=True, text=True, check=False)
+    assert (both.returncode, both.stdout) == (2, "")
+
+
 @real("tshark")
 def test_a_pipe_ends_after_the_packets_that_were_asked_for(device: Running) -> None:
     """Segmentation offload: frames are as big as the guest gave them, and say so."""

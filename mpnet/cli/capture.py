@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -15,14 +16,19 @@ from types import FrameType, MappingProxyType
 import click
 
 import mpnet
+from mpnet.bpf import Filter, compile_filter
+from mpnet.cli.decode import Decoder
 from mpnet.cli.options import complete_device, control_socket
 from mpnet.errors import MpnetError
+from mpnet.guest import debian
 from mpnet.pcapng import Direction, Interface, Packet, PcapngWriter
 from mpnet.rpc.management import Client, default_socket_path
 from mpnet.segment.capture import MAX_SNAPLEN, Capture, Frame
 from mpnet.virtio import net_header
 
 _POLL_SECONDS = 0.02
+_STDOUT = Path("-")
+_NANOSECONDS = 1_000_000_000
 _GSO = MappingProxyType(
     {
         net_header.GSO_TCPV4: "TCP over IPv4",
@@ -34,6 +40,7 @@ _GSO = MappingProxyType(
 
 @click.command()
 @click.argument("device", shell_complete=complete_device)
+@click.argument("expression", nargs=-1, metavar="[FILTER]...")
 @click.option("--queue", type=click.IntRange(min=0), metavar="N", help="One queue pair; else all.")
 @click.option(
     "--direction",
@@ -62,27 +69,36 @@ _GSO = MappingProxyType(
     "-w",
     "--write",
     "target",
-    required=True,
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
     help="Where to; - is standard output, as in: mpnet capture net0 -w - | wireshark -k -i -",
 )
+@click.option("--print", "as_text", is_flag=True, help="Print a line a packet, as tcpdump decodes it.")
 @control_socket
 def capture(
     device: str,
+    expression: tuple[str, ...],
+    *,
     queue: int | None,
     direction: str,
     snaplen: int,
     count: int | None,
     buffer: int,
-    target: Path,
+    target: Path | None,
+    as_text: bool,
     socket: Path | None,
 ) -> None:
     """Capture the packets of DEVICE as its guest sends and gets them, until Ctrl-C or the device's end.
 
+    With a FILTER, as in "mpnet capture net0 --print tcp port 80", those alone that match; its syntax is that of
+    tcpdump, which compiles it (man pcap-filter).
+
     Frames that leave segmentation to the device are there whole, with a comment; checksums that the guest leaves
     to it, or that the host left to the guest, are not finished. What finds no room is counted, not waited for.
     """
+    if as_text == (target is not None):
+        raise click.UsageError("give one of --write FILE and --print")
+    wanted = compile_filter(debian.program("tcpdump"), " ".join(expression)) if expression else None
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(socket or default_socket_path()))
         queues = client.call(
@@ -94,7 +110,12 @@ def capture(
             lane_bytes=buffer << 20,
         )["queues"]
         # Only now: what cannot be captured must not cost a file that was there its content.
-        recorder = _Recorder(device, queues, Capture.attach(device, client.peer_uid), _open(target, stack))
+        source = Capture.attach(device, client.peer_uid)
+        if target is None:
+            decoder = stack.enter_context(Decoder(debian.program("tcpdump")))
+            recorder = _Recorder(device, queues, source, decoder.fd, wanted, decoder)
+        else:
+            recorder = _Recorder(device, queues, source, _open(target, stack), wanted)
         _on_signals(recorder.stop)
         try:
             recorder.write(recorder.frames(client.fileno()), count)
@@ -102,7 +123,7 @@ def capture(
             pass  # whoever read it has enough
         except OSError as error:
             raise MpnetError(
-                f"cannot write to {_name(target)}: {error.strerror}; "
+                f"cannot write to {_name(target or _STDOUT)}: {error.strerror}; "
                 f"it ends after {recorder.packets} whole packets",
                 "free some room, or capture less, as with --snaplen 128",
             ) from None
@@ -147,12 +168,16 @@ class _Recorder:
         queues: queue pairs that are captured; each is an interface of the file, in this order.
         source: the capture.
         fd: where to.
+        wanted: what packets are to match; None for all.
+        decoder: what prints them, at the other end of ``fd``.
     """
 
     device: str
     queues: list[int]
     source: Capture
     fd: int
+    wanted: Filter | None = None
+    decoder: Decoder | None = None
     started_ns: int = field(default_factory=time.time_ns)
 
     def __post_init__(self) -> None:
@@ -193,7 +218,11 @@ class _Recorder:
         Raises:
             OSError: no more can be written.
         """
-        for frame in islice(frames, count):
+        wanted = self.wanted
+        matching = (frame for frame in frames if wanted is None or wanted.matches(frame.data, frame.length))
+        for frame in islice(matching, count):
+            if self.decoder is not None:
+                self.decoder.announce(self._head(frame))
             self._writer.packet(self._packet(frame))
         times = (self.started_ns, time.time_ns())
         for queue, number in self._numbers.items():
@@ -201,10 +230,18 @@ class _Recorder:
             self._writer.statistics(number, times, lane.kept + lane.dropped, lane.dropped)
         self._writer.flush()
 
+    def _head(self, frame: Frame) -> str:
+        """When, where and which way, for people."""
+        moment = datetime.fromtimestamp(frame.time_ns // _NANOSECONDS).astimezone()
+        queue, tx = divmod(frame.ring, 2)
+        way = "tx" if tx else "rx"
+        return f"{moment:%T}.{frame.time_ns % _NANOSECONDS // 1000:06} {self.device}.{queue} {way}"
+
     def summary(self) -> str:
         """Tell people what was written, and what was not."""
         dropped = sum(self.source.lanes[queue].dropped for queue in self.queues)
-        return f"{self.packets} packets written, {dropped} dropped for want of room"
+        done = "printed" if self.decoder else "written"
+        return f"{self.packets} packets {done}, {dropped} dropped for want of room"
 
     def _packet(self, frame: Frame) -> Packet:
         queue, tx = divmod(frame.ring, 2)

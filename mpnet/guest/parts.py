@@ -57,6 +57,7 @@ PARTS = {
         ("qemu-system-x86_64",),
         options="-L {root}/usr/share/qemu -L {root}/usr/share/seabios",
     ),
+    "tcpdump": Part(("tcpdump",), ("tcpdump",)),
     "kernel": Part(("linux-image-cloud-amd64",), unpacked=_KERNEL_PACKAGES),
     "busybox": Part(("busybox-static",), ("busybox",)),
     "iperf3": Part(("iperf3",), ("iperf3",)),
