@@ -103,6 +103,8 @@ def control(monkeypatch):
     monkeypatch.setattr(device, "call", fake.call)
     monkeypatch.setattr(nic, "call", fake.call)
     monkeypatch.setattr(worker, "call", fake.call)
+    for module in (device, worker):
+        monkeypatch.setattr(module, "ask_all", fake.call)
     monkeypatch.setattr(device.version, "installed", lambda: (10, 1))
     monkeypatch.setattr(device.acceleration, "best_or_kvm", lambda: "kvm")
     return fake

@@ -18,11 +18,10 @@ import click
 import mpnet
 from mpnet.bpf import Filter, compile_filter
 from mpnet.cli.decode import Decoder
-from mpnet.cli.options import complete_device, control_socket
+from mpnet.cli.options import complete_device, connect, control_socket
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.pcapng import Direction, Interface, Packet, PcapngWriter
-from mpnet.rpc.management import Client, default_socket_path
 from mpnet.segment.capture import MAX_SNAPLEN, Capture, Frame
 from mpnet.virtio import net_header
 
@@ -100,7 +99,7 @@ def capture(
         raise click.UsageError("give one of --write FILE and --print")
     wanted = compile_filter(debian.program("tcpdump"), " ".join(expression)) if expression else None
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(socket or default_socket_path()))
+        client = stack.enter_context(connect(socket, device))
         queues = client.call(
             "capture.start",
             device=device,

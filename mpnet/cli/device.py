@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from mpnet.cli.nic import nic_of
-from mpnet.cli.options import accelerator, call, complete_device, control_socket, json_output, print_json
+from mpnet.cli.options import accelerator, ask_all, call, complete_device, control_socket, json_output, print_json
 from mpnet.cli.tables import print_device, print_devices
 from mpnet.config.device_string import parse_device
 from mpnet.guest.linux import acceleration, version
@@ -26,7 +26,7 @@ def device() -> None:
 @json_output
 def list_devices(socket: Path | None, as_json: bool) -> None:
     """List the devices."""
-    result = call(socket, "device.list")
+    result = ask_all(socket, "device.list")
     if as_json:
         print_json(result)
         return

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mpnet.rpc.management import Client, default_socket_path
+from mpnet.cli.instances import Instances
+from mpnet.rpc.management import Client
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def control_socket(command: Decorated) -> Decorated:
         "socket",
         type=click.Path(path_type=Path),
         envvar="MPNET_CONTROL_SOCKET",
-        help="Management socket of the control process.",
+        help="Management socket of the control process. Default: the device's, or that of the only one there is.",
     )(command)
 
 
@@ -47,14 +48,42 @@ def json_output(command: Decorated) -> Decorated:
     )(command)
 
 
+def connect(socket: Path | None, device: str | None = None) -> Client:
+    """Connect to a control process.
+
+    Args:
+        socket: where it listens; None for the one that serves ``device``, or else the only one there is.
+        device: which is asked about; None where it is no one's.
+
+    Raises:
+        MpnetError: it is not there, may not be asked, or it cannot be told which is meant.
+    """
+    if socket is not None:
+        return Client(socket)
+    with Instances.find() as found:
+        return Client(found.choose(device))
+
+
 def call(socket: Path | None, method: str, **params: Any) -> Any:
-    """Ask the control process one thing.
+    """Ask the control process one thing: the one of ``params["device"]``, where that is given.
 
     Raises:
         MpnetError: it is not there or refuses.
     """
-    with Client(socket or default_socket_path()) as client:
+    with connect(socket, params.get("device")) as client:
         return client.call(method, **params)
+
+
+def ask_all(socket: Path | None, method: str) -> list[Any]:
+    """Ask every control process there is, or the one at ``socket``, for a list; gives all entries.
+
+    Raises:
+        MpnetError: there is none that may be asked.
+    """
+    if socket is not None:
+        return list(call(socket, method))
+    with Instances.find() as found:
+        return found.ask_all(method)
 
 
 def print_json(document: Any) -> None:

@@ -13,8 +13,7 @@ from weakref import WeakKeyDictionary
 
 import click
 
-from mpnet.cli.options import complete_device, control_socket
-from mpnet.rpc.management import Client, default_socket_path
+from mpnet.cli.options import ask_all, complete_device, connect, control_socket
 from mpnet.segment.attachments import Attachments
 from mpnet.segment.trace import KINDS, NO_SUBJECT, PAIR_KINDS, RING_KINDS, Event, Trace
 
@@ -49,9 +48,8 @@ def trace(
         for name, error in attachments.refused.items():
             click.echo(f"mpnet: warning: device {name} is left out: {error}", err=True)
         if bursts:
-            client = stack.enter_context(Client(socket or default_socket_path()))
-            for name in devices or [each["id"] for each in client.call("device.list")]:
-                client.call("trace.bursts", device=name)
+            for name in devices or [each["id"] for each in ask_all(socket, "device.list")]:
+                stack.enter_context(connect(socket, name)).call("trace.bursts", device=name)
         try:
             for line in islice(_lines(attachments, follow=follow or bursts), count):
                 click.echo(json.dumps(line.document()) if as_json else line.text())

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from mpnet.cli.options import call, control_socket, json_output, print_json
+from mpnet.cli.options import ask_all, call, control_socket, json_output, print_json
 from mpnet.cli.tables import print_workers
 from mpnet.rpc.state import DeviceReport, WorkerReport
 
@@ -20,7 +20,7 @@ def worker() -> None:
 @json_output
 def list_workers(socket: Path | None, as_json: bool) -> None:
     """List the workers of all devices."""
-    result = call(socket, "worker.list")
+    result = ask_all(socket, "worker.list")
     if as_json:
         print_json(result)
         return

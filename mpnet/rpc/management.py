@@ -126,6 +126,10 @@ METHODS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
 """Every method and the type of its parameters."""
 
 
+class NobodyListensError(MpnetError):
+    """There is no control process at a socket."""
+
+
 def default_socket_path() -> Path:
     """Where the management socket is unless a user says otherwise.
 
@@ -237,9 +241,19 @@ def pack(message: Request | Answer) -> bytes:
 
 def _connect_error(path: Path, error: OSError) -> MpnetError:
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
-        return MpnetError(
+        return NobodyListensError(
             f"no control process listens at {path}", "start one with 'mpnet run', or name its --control-socket"
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
-        return MpnetError(f"no permission to use {path}", "run the command as the user who runs 'mpnet run'")
+        return MpnetError(
+            f"no permission to ask the control process at {path}, of {_owner(path)}",
+            "run the command as that user, or with sudo",
+        )
     return MpnetError(f"cannot connect to {path}: {error.strerror or error}")
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"user {path.owner()}"
+    except (OSError, KeyError):
+        return "another user"
