@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpnet.errors import MpnetError
+from mpnet.jit.cache import make, objection
 
 UNFINISHED = ".new-"
 """What names of folders in the cache begin with while they are written."""
@@ -31,12 +32,11 @@ def cache_directory() -> Path:
     # The base directory specification: a relative path is to be ignored.
     root = Path(base) if base.startswith("/") else Path.home() / ".cache"
     directory = root / "mpnet"
-    directory.mkdir(parents=True, exist_ok=True)
-    found = directory.lstat()
-    if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+    make(directory, 0o700)
+    if reason := objection(directory):
         raise MpnetError(
-            f"the cache {directory} is no folder that user {os.geteuid()} alone may write to",
-            "chmod go-w on it, or set XDG_CACHE_HOME to another folder",
+            f"no programs and kernels are kept or run: {reason}",
+            f"make {directory} user {os.geteuid()}'s own and chmod go-w it, or set XDG_CACHE_HOME",
         )
     return directory
 
