@@ -8,7 +8,7 @@ FAILED = { if grep -q posix.ipc $(VENV)/pip.log && { ! command -v cc >/dev/null 
   then echo "posix_ipc has to be compiled for this Python: as root: apt-get install gcc libc6-dev python3-dev" >&2; \
   else cat $(VENV)/pip.log >&2; fi; exit 1; }
 
-.PHONY: demo test unit lint man clean
+.PHONY: demo test unit test-matrix lint man clean
 
 demo: $(VENV)/.run
 	@$(VENV)/bin/mpnet demo $(if $(GUEST),--guest $(GUEST))
@@ -19,6 +19,10 @@ test: $(VENV)/.dev
 # What runs anywhere: no part of Debian, no root, nothing compiled.
 unit: $(VENV)/.dev
 	MPNET_JIT=0 $(VENV)/bin/pytest -m "unit and not compiled" $(ARGS)
+
+# Hours: other releases in roots of their own, and every part of every release; ARGS chooses, as "trixie make demo".
+test-matrix: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.matrix $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

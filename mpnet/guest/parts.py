@@ -154,10 +154,10 @@ def has_root(name: str, release: str) -> bool:
     return is_whole(cache_directory() / "releases" / release / name)
 
 
-def version(name: str) -> str:
-    """Give the version of a part's first package, here or in the release chosen; empty where unknown."""
+def version(name: str, release: str = "") -> str:
+    """Give the version of a part's first package, here or in a release; empty where unknown."""
     (package, *_) = PARTS[name].packages
-    if release := chosen().get(name):
+    if release := release or chosen().get(name, ""):
         return str(json.loads((root(name, release) / _VERSIONS).read_text()).get(package, ""))
     done = run(["dpkg-query", "-W", "-f", "${Version}", package])
     return done.stdout if done.returncode == 0 else ""
