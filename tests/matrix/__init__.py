@@ -1,1 +1,1 @@
-"""Every release that mpnet is said to run on and with, tried: `make test-matrix`, which writes docs/support.md."""
+"""Tries every release that mpnet is said to run on and with: `make test-matrix`, which writes docs/support.md."""

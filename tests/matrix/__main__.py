@@ -1,4 +1,4 @@
-"""Try cells and write what came of them: ``python -m tests.matrix [PATTERN …]``, all where there is no pattern."""
+"""Try cells and write what came of them: ``python -m tests.matrix [PATTERN …]``; without a pattern, all."""
 
 import os
 import platform
