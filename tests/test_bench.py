@@ -28,7 +28,7 @@ from mpnet.bench.work import amount, rate
 from mpnet.cli import bench as command
 from mpnet.errors import MpnetError
 from mpnet.experiment import runner
-from mpnet.experiment.benchmark import Choice, benchmark, document
+from mpnet.experiment.benchmark import QUICK, Choice, benchmark, document
 from mpnet.experiment.factors import Factors
 from mpnet.experiment.local import run_here
 from mpnet.experiment.record import FIGURES, Record
@@ -231,6 +231,23 @@ def test_a_choice_is_a_sweep_of_all_that_serve_its_cases(peers: tuple[str, ...])
     assert [(each.case, each.system) for each in made.sweep.combinations] == expected
     design = made.sweep.design
     assert (design.replicates, design.seconds, design.warm_up) == (7, 0.5, 0.5)
+
+
+def test_a_first_impression_is_mpnet_alone_once() -> None:
+    made = benchmark(Choice(cases=(), peers=(), rounds=5, duration=0.5, quick=True))
+    assert [(each.case, each.system) for each in made.sweep.combinations] == [(name, "mpnet") for name in QUICK]
+    assert made.sweep.design.replicates == 1
+    made = benchmark(Choice(cases=("rtt",), peers=(), rounds=5, duration=0.5, quick=True))
+    assert [each.case for each in made.sweep.combinations] == ["rtt-interrupt", "rtt-polling"]
+
+
+def test_a_first_impression_is_a_line() -> None:
+    results = [
+        {"case": "tx-tso", "median": 24.56, "unit": "Gbps"},
+        {"case": "rtt-interrupt-p50", "median": 45.678, "unit": "us"},
+    ]
+    whole = {"results": results, "environment": {"flags": {"duration": 1.0}}}
+    assert command._line(whole) == "tx-tso 24.6 Gbps, rtt-interrupt-p50 45.7 us (mpnet, one turn of 1 s each)"
 
 
 _SYSTEMS = {
