@@ -5,10 +5,13 @@ import contextlib
 import json
 import os
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from mpnet.control import program
 from mpnet.errors import MpnetError
@@ -18,6 +21,7 @@ _COMPILE = "mpnet.workers.compile:main"
 _SHARES = ("0", "1 wait 2")
 """What each process compiles, as ``workers.compile.main`` has it."""
 _LAST_LINES = 5
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -27,24 +31,26 @@ class Progress:
     Attributes:
         done: functions.
         expected: functions in all, as far as is known.
+        seconds: of processor time.
     """
 
     done: int = 0
     expected: int = 0
+    seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.done} of {self.expected} functions"
+        return f"{self.done} of {self.expected} functions, {self.seconds:.0f} s of processor time"
 
 
 Told = Callable[[Progress], None]
 
 
-async def compile_data_path(told: Told, environment: Mapping[str, str] | None = None) -> bool:
+async def compile_data_path(told: Told, base: Path | None = None) -> bool:
     """Compile what is not compiled yet, and keep it.
 
     Args:
         told: called as it gets on.
-        environment: what the processes have beside this one's environment.
+        base: the folder below which it is kept, readable for all; this user's own one where none is given.
 
     Returns:
         Whether it is kept; ``cache.complaints`` says why not.
@@ -63,18 +69,31 @@ async def compile_data_path(told: Told, environment: Mapping[str, str] | None = 
             reports.append(report)
         told(progress)
 
-    settings = {**os.environ, **(environment or {}), "MPNET_JIT": "1"}
-    async with _processes(settings) as processes:
+    async with _processes(_environment(base)) as processes:
+        watching = asyncio.create_task(_watch(processes, progress, told))
         first, last = (asyncio.create_task(_follow(process, take)) for process in processes)
         try:
             await first
             _let_go_on(processes[1])
             await last
         finally:
-            for task in (first, last):
+            for task in (first, last, watching):
                 task.cancel()
-            await asyncio.gather(first, last, return_exceptions=True)
-    return _seal(reports)
+            await asyncio.gather(first, last, watching, return_exceptions=True)
+    return _seal(reports, base)
+
+
+def _environment(base: Path | None) -> dict[str, str]:
+    environment = {**os.environ, "MPNET_JIT": "1"}
+    if base:
+        try:
+            cache.make(cache.folder_below(base), 0o755)
+        except OSError as error:
+            raise MpnetError(
+                f"no folder can be made below {base}: {error.strerror}", "choose one that you can write to"
+            ) from None
+        environment[cache.CHOSEN] = str(base)
+    return environment
 
 
 @asynccontextmanager
@@ -97,6 +116,20 @@ async def _processes(environment: Mapping[str, str]) -> AsyncIterator[list[Proce
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.communicate()
+
+
+async def _watch(processes: Sequence[Process], progress: Progress, told: Told) -> None:
+    """Tell of processor time too: LLVM is silent for long, and who waits wants to know that it works."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        used = 0.0
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = psutil.Process(process.pid).cpu_times()
+                used += times.user + times.system
+        if used > progress.seconds:
+            progress.seconds = used
+            told(progress)
 
 
 def _let_go_on(process: Process) -> None:
@@ -124,7 +157,7 @@ async def _follow(process: Process, take: Callable[[bytes], None]) -> None:
         raise MpnetError(f"the data path cannot be compiled: status {status}: {' '.join(said)}")
 
 
-def _seal(reports: list[dict[str, Any]]) -> bool:
+def _seal(reports: list[dict[str, Any]], base: Path | None) -> bool:
     """Note in the cache that all of it is there, if it is."""
     for report in reports:
         for reason in report["complaints"]:
@@ -133,7 +166,7 @@ def _seal(reports: list[dict[str, Any]]) -> bool:
         return False
     for known in (cache.folders, cache.writable):
         known.cache_clear()
-    folder = cache.writable()
+    folder = cache.folder_below(base) if base else cache.writable()
     return folder is not None and cache.seal(
         folder, sorted({name for report in reports for name in report["kept"]})
     )

@@ -178,12 +178,14 @@ class Launcher:
 
     async def _is_ready(self, server: ForkServer) -> bool:
         """Whether it forks; what was compiled is spoilt if it does not."""
+        code = self.code
         try:
             await server.ready()
         except OSError:
-            if self.code is not Code.COMPILED or self._spoilt or self._aborted:
+            if code is not Code.COMPILED or self._aborted:
                 raise
-            get_log().warning("what was compiled cannot be loaded: it is compiled again")
+            if not self._spoilt:  # others may have waited for it, too
+                get_log().warning("what was compiled cannot be loaded: it is compiled again")
             self._spoilt = True
             return False
         return True

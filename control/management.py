@@ -46,6 +46,22 @@ def when_client_leaves(callback: Callable[..., Coroutine[Any, Any, None]], *argu
     _leaving.get().push_async_callback(callback, *arguments)
 
 
+def bind(path: Path) -> socket.socket:
+    """Listen on a management socket's path, for this user alone: who connects waits until it is served.
+
+    Raises:
+        MpnetError: the path cannot be bound.
+    """
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MpnetError(
+            f"cannot make the folder {path.parent} of the control socket: {error.strerror}",
+            "choose another path with --control-socket",
+        ) from None
+    return bind_unix(path)
+
+
 class ManagementServer:
     """Answers the management socket.
 
@@ -69,20 +85,16 @@ class ManagementServer:
             self._serve, self._log, MAX_CLIENTS, refuse=self._refuse, spare=SPARE_DESCRIPTORS
         )
 
-    async def start(self) -> None:
-        """Bind the socket, for this user alone, and answer from now on.
+    async def start(self, listener: socket.socket | None = None) -> None:
+        """Answer from now on.
+
+        Args:
+            listener: what ``bind`` gave, to be released with this; bound here where none is given.
 
         Raises:
             MpnetError: the path cannot be bound.
         """
-        try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise MpnetError(
-                f"cannot make the folder {self.path.parent} of the control socket: {error.strerror}",
-                "choose another path with --control-socket",
-            ) from None
-        self._listener = bind_unix(self.path)
+        self._listener = listener or bind(self.path)
         self._acceptor.start(self._listener)
 
     async def close(self) -> None:

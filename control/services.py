@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mpnet
+from mpnet.config.control import ControlConfig
 from mpnet.control.changes import change_handlers
 from mpnet.control.describe import describe_device, describe_workers
 from mpnet.control.device import Device
 from mpnet.control.exporter import Exporter
 from mpnet.control.first_packet import process_start_ns, start_to_first_packet, start_to_first_ring
 from mpnet.control.log import get_log, tell_left_out
-from mpnet.control.management import Handler, ManagementServer
+from mpnet.control.management import Handler, ManagementServer, bind
 from mpnet.control.metrics import Metrics
 from mpnet.control.observation import observation_handlers
 from mpnet.control.server import Control
@@ -30,9 +32,23 @@ _SAMPLE_SECONDS = 5.0
 """How much of a killed worker's processor time the metrics may miss."""
 
 
+def listen(options: ControlConfig) -> socket.socket | None:
+    """Bind the management socket, if there is to be one: who connects before it is served waits.
+
+    Raises:
+        MpnetError: the path cannot be bound.
+    """
+    path = _path(options)
+    return bind(path) if path else None
+
+
 @asynccontextmanager
-async def look_after(control: Control) -> AsyncIterator[None]:
+async def look_after(control: Control, listener: socket.socket | None = None) -> AsyncIterator[None]:
     """Serve metrics and the management socket, as the options have it, for as long as the context lasts.
+
+    Args:
+        control: the process.
+        listener: what ``listen`` gave; bound here where none is given.
 
     Raises:
         MpnetError: an address or a path cannot be bound.
@@ -50,7 +66,7 @@ async def look_after(control: Control) -> AsyncIterator[None]:
                 device.segment.header.metrics_port = port
             get_log().info("metrics", url=f"http://{control.options.metrics.rpartition(':')[0]}:{port}/metrics")
         if server:
-            await server.start()
+            await server.start(listener)
         yield
     finally:
         await tasks.cancel()
@@ -68,11 +84,14 @@ async def _sample(control: Control, metrics: Metrics) -> None:
 
 
 def _management(control: Control, metrics: Metrics) -> ManagementServer | None:
-    chosen = control.options.socket
-    if chosen == NO_SOCKET:
+    path = _path(control.options)
+    return ManagementServer(path, make_handlers(control), metrics.observe_request) if path else None
+
+
+def _path(options: ControlConfig) -> Path | None:
+    if options.socket == NO_SOCKET:
         return None
-    path = Path(chosen) if chosen else default_socket_path()
-    return ManagementServer(path, make_handlers(control), metrics.observe_request)
+    return Path(options.socket) if options.socket else default_socket_path()
 
 
 def make_handlers(control: Control) -> dict[str, Handler]:

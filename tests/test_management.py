@@ -399,3 +399,28 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     served = Served(tmp_path / "file" / "control.sock")
     with pytest.raises(MpnetError, match="cannot make the folder"):
         asyncio.run(served.server.start())
+
+
+def test_who_asks_while_the_devices_start_waits_for_the_answer(tmp_path):
+    """The socket is there first: nobody is told that no control process runs."""
+    path = tmp_path / "folder" / "control.sock"
+
+    async def run():
+        listener = services.listen(ControlConfig(socket=str(path)))
+        with Client(path) as client:
+            asking = asyncio.create_task(asyncio.to_thread(client.call, "device.list"))
+            await asyncio.sleep(0.05)
+            assert not asking.done()
+            server = ManagementServer(path, services.make_handlers(FakeControl()), lambda *_: None)
+            await server.start(listener)
+            try:
+                assert [device["id"] for device in await asking] == ["net0", "net1"]
+            finally:
+                await server.close()
+
+    asyncio.run(run())
+    assert not path.exists()
+
+
+def test_without_a_management_socket_none_is_bound():
+    assert services.listen(ControlConfig(socket=services.NO_SOCKET)) is None

@@ -101,7 +101,7 @@ def child(
             stdout=output,
             stderr=output,
             pass_fds=fds,
-            env=inherited.environment(),
+            env={"MPNET_JIT": "1", **inherited.environment()},
             start_new_session=True,  # Ctrl-C is for us: we stop it in our own order
         )
     try:

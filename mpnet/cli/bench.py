@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mpnet.bench.case import CASES, NAMES
+from mpnet.cli.compile import compile_first
 from mpnet.cli.options import json_output, print_json
 from mpnet.cli.sheet import Column, Sheet, console
 from mpnet.cli.trials import follow, write_columns
@@ -133,6 +134,7 @@ def bench(ctx: click.Context, /, output: Path | None, as_json: bool, **chosen: A
             interruptible(),
             nullcontext(output) if output else tempfile.TemporaryDirectory(prefix="mpnet-bench-") as folder,
         ):
+            compile_first(talk)
             _run(talk, made, Path(folder))
             records = read_records(Path(folder))
             whole = msgspec.to_builtins(document(made, records))

@@ -6,6 +6,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from mpnet.cli.compile import compile_first
 from mpnet.cli.options import json_output, print_json
 from mpnet.cli.trials import follow, write_columns
 from mpnet.errors import MpnetError
@@ -73,6 +74,8 @@ def run(ctx: click.Context, sweep: Path, output: Path | None, scheduler: str | N
     talk = Console(stderr=True, highlight=False)
     try:
         with interruptible():
+            if scheduler is None:
+                compile_first(talk)
             for _ in follow(talk, read, path, _runner(scheduler)):
                 pass  # shown as they come, read at the end
     except Interrupted as interrupted:

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "demo": ("mpnet.cli.demo:demo", "Show a device at work, with guest and host."),
         "experiment": ("mpnet.cli.experiment:experiment", "Run designed experiments and report on them."),
         "bench": ("mpnet.cli.bench:bench", "Measure mpnet against its peers on this machine."),
+        "compile": ("mpnet.cli.compile:compile_", "Compile the data path ahead of the first start."),
         "doctor": ("mpnet.cli.doctor:doctor", "Tell what is missing here and what mends it."),
         "completion": ("mpnet.cli.completion:completion", "Print a shell's completion script."),
     }

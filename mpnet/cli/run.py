@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +184,22 @@ def _serve(chosen: RunConfig, reread: Callable[[], RunConfig] | None) -> None:
     launcher.warm_up()  # it imports while this process does
     from mpnet.control import log  # noqa: PLC0415 - likewise
     from mpnet.control.reload import reload_when_told  # noqa: PLC0415 - likewise
-    from mpnet.control.server import Control  # noqa: PLC0415 - likewise
-    from mpnet.control.services import look_after  # noqa: PLC0415 - likewise
+    from mpnet.control.server import Control, Service  # noqa: PLC0415 - likewise
+    from mpnet.control.services import listen, look_after  # noqa: PLC0415 - likewise
     from mpnet.control.systemd import tell_systemd  # noqa: PLC0415 - likewise
+    from mpnet.rpc.unix_socket import release_unix  # noqa: PLC0415 - likewise
 
     log.configure(chosen.control.log_format, chosen.control.log_level)
 
+    # From here on, not from when all devices are served: who asks meanwhile waits, and is not told of nobody.
+    listener = listen(chosen.control)
+
     async def serve() -> None:
-        services = [look_after, reload_when_told, tell_systemd]
+        services: list[Service] = [partial(look_after, listener=listener), reload_when_told, tell_systemd]
         await Control(chosen.devices, chosen.control, services, launcher, reread=reread).run()
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    finally:
+        if listener:
+            release_unix(listener)

@@ -2,7 +2,7 @@
 
 import os
 
-_HOW_IT_RUNS = frozenset({"MPNET_JIT", "MPNET_PERF"})
+_HOW_IT_RUNS = frozenset({"MPNET_CACHE", "MPNET_JIT", "MPNET_PERF"})
 
 
 def environment() -> dict[str, str]:

@@ -26,8 +26,8 @@ PREFIX_BITS = 24
 TAP = "tap0"
 QUEUE_PAIRS = 2
 
-_START_SECONDS = 120.0
-"""Compiling takes some 15 s, longer on a busy machine."""
+_SILENT_SECONDS = 120.0
+"""Without a word in its log."""
 _STOP_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
 _LOG_LINES = 5
@@ -87,12 +87,14 @@ class Stage:
         Raises:
             MpnetError: it is not served; with the log's last words.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        heard, said = time.monotonic(), ""
         while not self._serves():
             if self._process.poll() is not None:
                 raise MpnetError(f"'mpnet run' ended with status {self._process.returncode}", self.log_end())
-            if time.monotonic() > deadline:
-                raise MpnetError(f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", self.log_end())
+            if (end := self.log_end()) != said:
+                heard, said = time.monotonic(), end
+            if time.monotonic() - heard > _SILENT_SECONDS:
+                raise MpnetError(f"'mpnet run' serves nothing, silent for {_SILENT_SECONDS:.0f} s", end)
             time.sleep(_LOOK_SECONDS)
         with suppress(OSError):  # only quieter without: no router is looked for on the TAP
             Path(f"/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6").write_text("1")

@@ -72,6 +72,7 @@ class Kept(NullCache):
             data = cache.read(folder / name)
             if data is not None:
                 used.append(name)
+                self._keep_where_chosen(folder, name, data)
                 elsewhere, code = pickle.loads(data)  # noqa: S301 - ours, by cache.read
                 for function, kinds in elsewhere:
                     pkgutil.resolve_name(function).compile(kinds)
@@ -88,6 +89,13 @@ class Kept(NullCache):
         data = _dumps((elsewhere, _dumps(cres._reduce())))  # noqa: SLF001 - as Numba's own cache does
         kept = folder is not None and cache.write(folder / name, data)
         (used if kept else lost).append(name)
+
+    @staticmethod
+    def _keep_where_chosen(folder: Path, name: str, data: bytes) -> None:
+        """Have all code in the folder that somebody chose, wherever it was found."""
+        chosen = cache.writable() if os.environ.get(cache.CHOSEN) and not cache.LOAD_ONLY else None
+        if chosen and chosen != folder and not cache.write(chosen / name, data):
+            lost.append(name)
 
     def _name(self, sig: Any, target_context: Any) -> str:
         """A file's name: of the function, and of all that is not in the folder's."""

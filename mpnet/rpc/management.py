@@ -210,8 +210,10 @@ class Client:
                 )
             answer = msgspec.msgpack.decode(self._receive(length), type=Answer)
         except TimeoutError:
+            waited = f"{self._sock.gettimeout():g} s"
             raise MpnetError(
-                f"the control process at {self._path} gave no answer to {method} in {self._sock.gettimeout():g} s"
+                f"the control process at {self._path} gave no answer to {method} in {waited}",
+                "while it starts it gives none yet: its log says how far it is",
             ) from None
         except (OSError, EOFError):
             raise MpnetError(

@@ -24,8 +24,8 @@ from mpnet.segment.segment import Segment
 
 _MPNET = "from mpnet.cli.main import main; main()"
 """The ``mpnet`` of this very installation, wherever its script is."""
-_START_SECONDS = 120.0
-"""Compiling takes some 20 s, longer on a busy machine."""
+_SILENT_SECONDS = 120.0
+"""Without a word in its log: while it compiles it says every few seconds how far it is."""
 _LOOK_SECONDS = 0.02
 _POLL_US = 200
 """In a case that is polled: more than a wake-up takes, so that the first round trip begins it."""
@@ -137,11 +137,13 @@ def _wait(bed: Bed, program: Child) -> None:
     Raises:
         MpnetError: it does not; with the log's last words.
     """
-    deadline = time.monotonic() + _START_SECONDS
+    heard, said = time.monotonic(), ""
     while not _serves(bed):
         program.check()
-        if time.monotonic() > deadline:
-            raise MpnetError(f"'mpnet run' serves nothing after {_START_SECONDS:.0f} s", program.log_end())
+        if (log := program.log()) != said:
+            heard, said = time.monotonic(), log
+        if time.monotonic() - heard > _SILENT_SECONDS:
+            raise MpnetError(f"'mpnet run' serves nothing, silent for {_SILENT_SECONDS:.0f} s", program.log_end())
         time.sleep(_LOOK_SECONDS)
 
 
