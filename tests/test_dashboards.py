@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from mpnet.control.families import FAMILIES
-from mpnet.dashboards.generate import BOARDS, generate
+from mpnet.dashboards.generate import BOARDS, generate, main
 from mpnet.guest import debian
 from mpnet.guest.driver import Driver, Setup
 from mpnet.guest.stream import Stream
@@ -85,6 +86,15 @@ def test_rules_give_and_alerts_say_what_they_shall() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     tested = set(re.findall(r"alertname: (\w+)", (DASHBOARDS / "rules/mpnet.test.yml").read_text()))
     assert tested == set(re.findall(r"- alert: (\w+)", RULES))
+
+
+def test_alerts_can_point_to_runbooks_elsewhere(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--runbooks", "https://wiki.example/mpnet/runbooks"])
+    alerts = re.findall(r"alert: (\S+)", RULES)
+    urls = [f"https://wiki.example/mpnet/runbooks#{name.lower()}" for name in alerts]
+    assert re.findall(r"runbook_url: (\S+)", result.stdout) == urls
+    (tmp_path / "mpnet.yml").write_text(result.stdout)
+    subprocess.run(["promtool", "check", "rules", tmp_path / "mpnet.yml"], check=True, capture_output=True)
 
 
 def test_every_alert_has_a_runbook() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mpnet.jit import perf
 from mpnet.jit.perf import plain_name
 
 PROGRAM = """
@@ -51,3 +52,22 @@ def test_names() -> None:
     assert plain_name("_ZN5mpnet7workers4loop5serveB2v1B52c8tJTI") == "mpnet.workers.loop.serve"
     assert plain_name("cfunc._ZN5mpnet3jit3addB2v1E") == "mpnet.jit.add"
     assert plain_name("NRT_incref") == "NRT_incref"
+
+
+def test_a_link_in_the_maps_place_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "_dispatchers", [])
+    victim, path = tmp_path / "victim", tmp_path / f"perf-{os.getpid()}.map"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    assert perf.write_map(tmp_path) == path
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    path.unlink()
+    path.symlink_to(victim)
+    monkeypatch.setattr(Path, "unlink", _forbidden)  # as it is in a sticky folder, of another user's file
+    perf.write_map(tmp_path)
+    assert victim.read_text() == "precious"
+
+
+def _forbidden(_path: Path) -> None:
+    raise PermissionError

@@ -9,6 +9,7 @@ knows their code if it was there before them. It stays when they end: ``perf rep
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,19 @@ def write_map(folder: Path = Path("/tmp")) -> Path:  # noqa: S108 - where perf l
     """Write the names and places of all compiled functions for perf; return the file's path.
 
     A line is start and bytes, both hexadecimal, and name, by which perf's ``tools/perf/Documentation/
-    jit-interface.txt`` goes.
+    jit-interface.txt`` goes. Where another user has put a file of that name, it stays: perf does not read that.
     """
     functions = sorted(set(_functions()))
     ends = [start for start, _ in functions[1:]] + [functions[-1][0] + _LARGEST_FUNCTION] if functions else []
     path = folder / f"perf-{os.getpid()}.map"
-    with path.open("w") as file:
-        for (start, name), end in zip(functions, ends, strict=True):
-            file.write(f"{start:x} {min(end - start, _LARGEST_FUNCTION):x} {name}\n")
+    with suppress(OSError):
+        path.unlink()  # of an ended process of this number; another user's stays, where the folder is sticky
+    # Anybody may write to the folder: no link is followed.
+    with suppress(FileExistsError), path.open("x") as file:
+        file.writelines(
+            f"{start:x} {min(end - start, _LARGEST_FUNCTION):x} {name}\n"
+            for (start, name), end in zip(functions, ends, strict=True)
+        )
     return path
 
 
