@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpnet.config.device import MAX_MTU, MAX_POLL_US, MIN_MTU, DeviceConfig
+from mpnet.config.properties import LINK
 from mpnet.control import commands, leftovers
 from mpnet.control.budget import Budget, metered
 from mpnet.control.channel import BackendChannel
@@ -329,9 +330,8 @@ class Device:
         """Change the device while it runs.
 
         Args:
-            name: "combined" (queue pairs offered from the next negotiation on), "mtu", "mac", "link"
-                or "poll-us".
-            value: a number, a number, an address, "up" or "down", a number; numbers may be text.
+            name: one of ``config.properties``.
+            value: as it says there; numbers may be text.
 
         Raises:
             MpnetError: an unknown name, or a value that cannot be used.
@@ -389,8 +389,8 @@ class Device:
         self.settings = replace(self.settings, mac=self._mac)
 
     async def _set_link(self, value: Any) -> None:
-        if value not in {"up", "down"}:
-            raise ConfigError(f"link is {value!r}, expected up or down")
+        if value not in LINK:
+            raise ConfigError(f"link is {value!r}, expected {' or '.join(LINK)}")
         up = value == "up"
         self.tap.set_carrier(up=up)
         self._announce(wanted=up and not self.link_up)

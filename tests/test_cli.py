@@ -1,6 +1,7 @@
 """The commands: what they print where, and their exit status; control is faked beyond its socket."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import mpnet
 from mpnet.cli import device, nic, worker
 from mpnet.cli.main import COMMANDS
+from mpnet.config.properties import PROPERTIES
 from mpnet.errors import MpnetError
 from mpnet.rpc.state import (
     ConfigReport,
@@ -22,6 +24,7 @@ from mpnet.rpc.state import (
     TapReport,
     WorkerReport,
 )
+from tests.real.running import MPNET
 
 
 def _ring(index, **changes):
@@ -366,3 +369,29 @@ def test_a_bad_count_is_a_usage_error(invoke, control, count):
 
 def test_json_may_come_from_the_environment(invoke, control):
     assert json.loads(invoke("device", "list", MPNET_JSON="1").stdout)[0]["id"] == "net0"
+
+
+def test_device_set_names_and_completes_its_properties(invoke):
+    text = " ".join(invoke("device", "set", "--help").stdout.split())
+    for name, meaning in PROPERTIES.items():
+        assert f"{name}: {meaning}." in text
+    refused = invoke("device", "set", "net0", "speed", "1")
+    assert refused.exit_code == 2
+    assert "'speed' is not one of" in refused.stderr
+
+    def completed(words, last):
+        place = str(len(words.split()) + 1)
+        environment = {
+            "_MPNET_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"mpnet {words} {last}",
+            "COMP_CWORD": place,
+        }
+        done = subprocess.run(
+            [MPNET], env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return [line.partition(",")[2] for line in done.stdout.split()]
+
+    assert completed("device set net0", "") == list(PROPERTIES)
+    assert completed("device set net0", "m") == ["mtu", "mac"]
+    assert completed("device set net0 link", "") == ["up", "down"]
+    assert completed("device set net0 mtu", "") == []

@@ -98,7 +98,7 @@ def test_capabilities_are_printed_whatever_else_is_given(invoke):
         (("--socket-path", "/x"), 1, "--socket-path: the device has no tap"),
         (("--socket-path", "/x", "--fd", "3", "--tap", "t"), 1, "--fd: stands beside --socket-path"),
         (("--fd", "x"), 2, "'x' is not a valid integer range"),
-        (("--device", NET0, "--workers", "5"), 1, "--workers: workers is 5, expected 0 to 4"),
+        (("--device", NET0, "--workers", "5"), 1, "--workers: workers is 5, expected 1 to 4"),
         (("--device", NET0, "--cpus", "x"), 1, "--cpus: cpus has 'x'"),
         (("--device", NET0, "--metrics", "9464"), 1, "--metrics: metrics is '9464', expected HOST:PORT"),
         (("--device", NET0, "--log-format", "xml"), 1, "--log-format: log-format is 'xml'"),

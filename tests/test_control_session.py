@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mpnet.config.properties import PROPERTIES
 from mpnet.control.describe import describe_device
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError, ProtocolError
@@ -424,7 +425,7 @@ def test_a_front_end_that_was_refused_something_left_for_that(
         ("mtu", 67, "mtu is 67"),
         ("mac", "01:00:00:00:00:00", "group address"),
         ("link", "sideways", "expected up or down"),
-        ("speed", 1, "no setting 'speed', expected one of combined, mtu, mac, link, poll-us"),
+        ("speed", 1, f"no setting 'speed', expected one of {', '.join(PROPERTIES)}$"),
         ("poll-us", 10_001, "poll-us is 10001, expected 0 to 10000"),
     ],
 )

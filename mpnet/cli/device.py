@@ -10,6 +10,7 @@ from mpnet.cli.nic import nic_of
 from mpnet.cli.options import accelerator, ask_all, call, complete_device, control_socket, json_output, print_json
 from mpnet.cli.tables import print_device, print_devices
 from mpnet.config.device_string import parse_device
+from mpnet.config.properties import LINK, PROPERTIES
 from mpnet.guest.linux import acceleration, version
 from mpnet.guest.linux.libvirt import libvirt_xml
 from mpnet.guest.linux.qemu import Accelerator, Machine, attach_arguments
@@ -34,7 +35,7 @@ def list_devices(socket: Path | None, as_json: bool) -> None:
 
 
 @device.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_device)
 @control_socket
 @json_output
 def show(name: str, socket: Path | None, as_json: bool) -> None:
@@ -42,14 +43,28 @@ def show(name: str, socket: Path | None, as_json: bool) -> None:
     _print_report(call(socket, "device.show", device=name), as_json=as_json)
 
 
-@device.command("set")
-@click.argument("name")
-@click.argument("property_name", metavar="PROPERTY")
-@click.argument("value")
+def _complete_value(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    values = LINK if ctx.params.get("property_name") == "link" else ()
+    return [value for value in values if value.startswith(incomplete)]
+
+
+_SET_HELP = "\n\n".join(
+    (
+        "Set PROPERTY of the device NAME to VALUE, as in: mpnet device set net0 combined 2.",
+        "PROPERTY and what VALUE may be:",
+        *(f"{name}: {meaning}." for name, meaning in PROPERTIES.items()),
+    )
+)
+
+
+@device.command("set", help=_SET_HELP)
+@click.argument("name", shell_complete=complete_device)
+@click.argument("property_name", metavar="PROPERTY", type=click.Choice(list(PROPERTIES)))
+@click.argument("value", shell_complete=_complete_value)
 @control_socket
 @json_output
 def set_property(name: str, property_name: str, value: str, socket: Path | None, as_json: bool) -> None:
-    """Set PROPERTY of the device NAME to VALUE, as in: mpnet device set net0 combined 2."""
+    """Set a property: see ``config.properties``."""
     result = call(socket, "device.set", device=name, name=property_name, value=value)
     _print_report(result, as_json=as_json)
 

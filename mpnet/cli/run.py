@@ -57,7 +57,7 @@ def _print_capabilities(ctx: click.Context, _param: click.Parameter, value: bool
 )
 @click.option("--queue-pairs", metavar="N", envvar="MPNET_QUEUE_PAIRS", help="Queue pairs of each device.")
 @click.option(
-    "--workers", metavar="M", envvar="MPNET_WORKERS", help="Processes per device; 0: one per queue pair."
+    "--workers", metavar="M", envvar="MPNET_WORKERS", help="Processes per device. Default: one per queue pair."
 )
 @click.option("--cpus", metavar="LIST", envvar="MPNET_CPUS", help="Processors to pin workers to, as 0-3,8.")
 @click.option("--metrics", metavar="HOST:PORT", envvar="MPNET_METRICS", help="Serve Prometheus metrics here.")

@@ -44,7 +44,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         tap: the TAP that carries its packets on the host; empty with a ``backend`` other than "tap".
         socket: path of its vhost-user Unix socket; or ``fd:N`` for a connected one, inherited as descriptor N.
         queue_pairs: receive/transmit queue pairs, 1 to ``MAX_QUEUE_PAIRS``.
-        workers: processes that share the pairs; 0 for one per pair.
+        workers: processes that share the pairs; None for one per pair.
         cpus: processors to pin the workers to, in turn; empty leaves them to the scheduler.
         mac: unicast address; empty for one derived from ``id``, the same at every start.
         mtu: bytes of payload; 0 for the TAP's.
@@ -68,7 +68,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tap: str = ""
     socket: str
     queue_pairs: int = 1
-    workers: int = 0
+    workers: int | None = None
     cpus: tuple[int, ...] = ()
     mac: str = ""
     mtu: int = 0
@@ -202,12 +202,12 @@ def _check_range(field: str, value: int, low: int, high: int) -> None:
         raise FieldError(field, f"{field.replace('_', '-')} is {value}, expected {low} to {high}")
 
 
-def _check_workers(workers: int, queue_pairs: int) -> None:
-    if not 0 <= workers <= queue_pairs:
+def _check_workers(workers: int | None, queue_pairs: int) -> None:
+    if workers is not None and not 1 <= workers <= queue_pairs:
         raise FieldError(
             "workers",
-            f"workers is {workers}, expected 0 to {queue_pairs}, the device's queue-pairs",
-            "a worker serves one queue pair or more; 0 starts one for each",
+            f"workers is {workers}, expected 1 to {queue_pairs}, the device's queue-pairs",
+            "a worker serves one queue pair or more; leave it out for one for each",
         )
 
 

@@ -100,5 +100,12 @@ def _words(_field: msgspec.structs.FieldInfo, text: str) -> tuple[str, ...]:
 
 
 _READERS: Mapping[Any, Callable[[msgspec.structs.FieldInfo, str], Any]] = MappingProxyType(
-    {str: _string, int: _integer, bool: _switch, tuple[int, ...]: _cpus, tuple[str, ...]: _words}
+    {
+        str: _string,
+        int: _integer,
+        int | None: _integer,
+        bool: _switch,
+        tuple[int, ...]: _cpus,
+        tuple[str, ...]: _words,
+    }
 )
