@@ -507,3 +507,22 @@ def test_commands_of_a_worker_without_end_are_taken_one_at_a_time(
             assert len(scripted[0].told("CompleteCommand")) == 1
 
     asyncio.run(run())
+
+
+def test_a_broken_ring_asks_for_a_reset_until_there_is_one(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            guest = Guest(device.config.socket)
+            await guest.attach(FEATURES)
+            scripted[0].add("0 SetRing break")
+            status = guest.front_end.call(Request.GET_STATUS)
+            await guest.start(0, 1)
+            await eventually(lambda: device.backend._state.needs_reset, "the driver is to reset the device")
+            assert await guest.call(status) & 0x40
+            await guest.call(guest.front_end.call(Request.RESET_DEVICE))
+            assert not await guest.call(status) & 0x40
+            guest.close()
+
+    asyncio.run(run())

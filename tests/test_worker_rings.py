@@ -280,3 +280,9 @@ def flags(address: str) -> list[str]:
         while not (line := next(lines)).startswith("VmFlags:"):
             pass
     return line.split()[1:]
+
+
+def test_a_service_leaves_no_core_file() -> None:
+    """What frames a worker copies for itself would be in it."""
+    unit = Path(__file__).parent.parent / "packaging" / "systemd" / "mpnet@.service"
+    assert "LimitCORE=0" in unit.read_text().splitlines()

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import os
 import pkgutil
-import select
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
+from mpnet.ready import readable
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.fork_server import Ended, Fork, Forked, NotForked, Ready, Report
 
@@ -65,7 +65,7 @@ class ForkServer:
         self._say(Ready())
         while self._channel or self._children:
             sources = [self._woken, *([self._channel.fileno()] if self._channel else [])]
-            ready, _, _ = select.select(sources, [], [])
+            ready = readable(*sources)
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)

@@ -22,6 +22,7 @@ _SIGINFO_ADDRESS_OFFSET = 16
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 SYSTEM_CALLS = (
+    Call("madvise"),
     Call("newfstatat", equals(3, _AT_EMPTY_PATH), seldom=_FSTAT),
     Call("fstat", seldom=_FSTAT),
 )

@@ -2,7 +2,6 @@
 
 import contextlib
 import heapq
-import select
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from mpnet.cli.options import complete_device, connect, control_socket
 from mpnet.errors import MpnetError
 from mpnet.guest import debian
 from mpnet.pcapng import Direction, Interface, Packet, PcapngWriter
+from mpnet.ready import readable
 from mpnet.segment.capture import MAX_SNAPLEN, Capture, Frame
 from mpnet.virtio import net_header
 
@@ -203,7 +203,7 @@ class _Recorder:
         while not self._stopping:
             yield from self.available()
             self._writer.flush()
-            ended, _, _ = select.select([connection], [], [], _POLL_SECONDS)
+            ended = readable(connection, seconds=_POLL_SECONDS)
             self._stopping |= bool(ended)
         yield from self.available()
 

@@ -4,12 +4,13 @@ Run as ``python -m mpnet.demo.echo FD`` with an inherited socket; ends when its 
 two counts then: datagrams received and datagrams sent back.
 """
 
-import select
 import socket
 import struct
 import subprocess
 import sys
 from contextlib import suppress
+
+from mpnet.ready import readable
 
 _LOOK_SECONDS = 0.1
 _DATAGRAM_BYTES = 1 << 16
@@ -87,7 +88,7 @@ def echo(sock: socket.socket) -> tuple[int, int]:
         try:
             size, sender = sock.recvfrom_into(buffer)
         except BlockingIOError:
-            if select.select([sys.stdin], [], [], 0)[0]:
+            if readable(sys.stdin, seconds=0):
                 return received, returned
             continue
         received += 1

@@ -1,7 +1,6 @@
 """Trials on this host: a process that runs them one after the other, and is replaced where one breaks it."""
 
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from mpnet.experiment.host import REFUSED
 from mpnet.experiment.plan import Trial, sessions
 from mpnet.experiment.record import Record, begin, decode
 from mpnet.guest.lifeline import bound_to_us
+from mpnet.ready import readable
 
 _PATIENCE_SECONDS = 240.0
 """Beside the time of the trials, for each system: the first one compiles, and a guest may have to boot."""
@@ -65,8 +65,7 @@ class Host:
     def _line(self, fd: int, patience: float) -> bytes | None:
         """The next line, empty at the end; None where none came in ``patience`` seconds. What follows is kept."""
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([fd], [], [], patience)
-            if not ready:
+            if not readable(fd, seconds=patience):
                 return None
             data = os.read(fd, _READ_BYTES)
             if not data:
