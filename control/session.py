@@ -143,6 +143,9 @@ class Session:
         if debt := self._budget.debt:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hung_up.wait(), debt)
+        if self._hung_up.is_set():
+            # What it had sent before can be read still.
+            raise SessionEndedError(_LEFT)
 
     async def _answer(self, message: Message) -> None:
         """Have the machine and the device carry out one message."""

@@ -214,6 +214,26 @@ def test_who_has_used_his_share_waits_and_can_still_be_hung_up_on(
     asyncio.run(run())
 
 
+def test_what_was_sent_before_is_not_answered_once_the_device_stops(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted) as device:
+            theirs, ours = socket.socketpair()
+            ours.settimeout(0)
+            one = Session(device, ours)
+            theirs.send(SET_OWNER * 500)
+            running = asyncio.create_task(one.run())
+            await eventually(lambda: device.segment.header.messages.sum() > 0, "it begins")
+            answered = device.segment.header.messages.sum()
+            one.hang_up()
+            await running
+            assert device.segment.header.messages.sum() <= answered + 1
+            theirs.close()
+
+    asyncio.run(run())
+
+
 def test_what_a_front_end_uses_of_control_is_noted_beyond_its_session(
     tmp_path: Path, scripted: tuple[Script, Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
