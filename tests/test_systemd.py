@@ -266,6 +266,6 @@ def test_what_can_change_while_it_runs_does_and_the_rest_is_named(folder: Path) 
         write_config(folder, workers=9)
         broken = run()
         assert broken.returncode == 1
-        assert "workers is 9, expected 0 to 2" in broken.stderr
+        assert "workers is 9, expected 1 to 2" in broken.stderr
         write_config(folder, workers=2, mac="52:54:00:00:00:09", **{"poll-us": 50})
         assert run("--json").stdout == '{\n  "changed": [],\n  "refused": []\n}\n'
