@@ -11,6 +11,7 @@ from mpnet.cli.checks import Finding, Outcome
 from mpnet.jit import cache
 from mpnet.segment import process
 from mpnet.segment.segment import Segment
+from tests.real.running import wait_until
 from tests.squatting import KINDS, clear, squat
 
 
@@ -44,6 +45,7 @@ def test_the_doctor_tells_what_a_worker_that_runs_has_not_given_up():
     title = process.worker_title("test-doctor", 0)
     with subprocess.Popen([title], executable="/bin/cat", stdin=subprocess.PIPE) as worker:
         segment.workers[0].pid = worker.pid
+        wait_until(lambda: process.title(worker.pid) == title, "the program is there, and not only its process")
         (finding,) = [each for each in security.check_workers() if "test-doctor" in each.name]
         worker.communicate()
     segment.unlink()

@@ -79,11 +79,13 @@ def _rights(pid: int, control: int) -> tuple[list[str], str]:
     folder = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     uid = status["Uid"].split()[1]
+    # They stay where control has no CAP_SETGID, with nothing to open by them.
+    groups = sorted(set(status["Groups"].split()) - {status["Gid"].split()[1]})
+    seen = " ".join([f"uid {uid}", *(["and groups"] if groups else []), *groups])
     kept = [
         what
         for what, has in (
             ("uid 0", uid == "0"),
-            ("groups", bool(status["Groups"].strip())),
             ("capabilities", any(int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"))),
             ("new privileges", status["NoNewPrivs"].strip() != "1"),
             ("every system call", status["Seccomp"].strip() != "2"),
@@ -93,8 +95,8 @@ def _rights(pid: int, control: int) -> tuple[list[str], str]:
     try:
         shared = [name for name in _NAMESPACES if _namespace(pid, name) == _namespace(control, name)]
     except OSError:
-        return kept, f"uid {uid}; whose namespaces it is in, only root sees"
-    return kept + [f"control's {name} namespace" for name in shared], f"uid {uid}"
+        return kept, f"{seen}; whose namespaces it is in, only root sees"
+    return kept + [f"control's {name} namespace" for name in shared], seen
 
 
 def _namespace(pid: int, name: str) -> Path:
