@@ -11,7 +11,6 @@ SYSTEM_CALLS = (
     Call("mmap", lacks(2, _PROT_EXEC)),
     Call("munmap"),
     Call("mremap"),
-    Call("madvise", seldom="for arrays of megabytes, and by allocators that are preloaded"),
     # Signal handlers return; the one of SIGBUS gives way to the default for what is no guest memory.
     Call("rt_sigreturn"),
     Call("rt_sigaction"),
