@@ -8,7 +8,7 @@ FAILED = { if grep -q posix.ipc $(VENV)/pip.log && { ! command -v cc >/dev/null 
   then echo "posix_ipc has to be compiled for this Python: as root: apt-get install gcc libc6-dev python3-dev" >&2; \
   else cat $(VENV)/pip.log >&2; fi; exit 1; }
 
-.PHONY: demo test unit test-matrix lint man clean
+.PHONY: demo test unit test-matrix mutants lint man clean
 
 demo: $(VENV)/.run
 	@$(VENV)/bin/mpnet demo $(if $(GUEST),--guest $(GUEST))
@@ -23,6 +23,10 @@ unit: $(VENV)/.dev
 # Hours: other releases in roots of their own, and every part of every release; ARGS chooses, as "trixie make demo".
 test-matrix: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.matrix $(ARGS)
+
+# Small slips in the sources, and whether tests notice them: an hour, and no part of CI.
+mutants: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.mutants.run $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
