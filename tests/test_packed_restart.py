@@ -10,7 +10,7 @@ import pytest
 
 from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.qemu import Machine, VhostUserNic
-from tests.real import linux_guest, netns
+from tests.real import netns
 from tests.real.flows import Flows
 from tests.real.footprint import ended
 from tests.real.running import Running, wait_until
@@ -20,7 +20,6 @@ HOST, GUEST = "10.79.0.1", "10.79.0.2"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    linux_guest.require_linux_guest()
     with (
         netns.network_namespace(),
         netns.tap("tap0", f"{HOST}/24"),

@@ -71,6 +71,7 @@ def test_nothing_is_replayed_that_cannot_have_happened(place: int, spans: list[i
         assert isinstance(harness.set_ring(harness.tx, None), Failed)
         assert contents(harness, harness.tx) == before
         assert harness.segment.rings[1].place == place
+        assert harness.segment.rings[1].state == RingState.STOPPED, "and it says that nobody serves it"
 
 
 def test_what_a_dead_worker_noted_is_replayed() -> None:

@@ -96,6 +96,7 @@ class Rings:
             self._watch_ring(index)
         except (MpnetError, OSError):
             self._forget(index)
+            self._ctx.shared[index].state = RingState.STOPPED
             raise
         self._specs[index] = spec
         shared = self._ctx.shared[index]
