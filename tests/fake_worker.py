@@ -1,8 +1,8 @@
 """A worker process that moves no packets: it answers control as its script says and notes what it was told.
 
 Its script is the file ``script_of(device)``: lines of ``slot request action``, each taken once. Actions are die,
-exit, hang, pause, deaf (to SIGTERM from then on), refuse, break and command:HEX. What it was told goes to
-``<file>.log``, as JSON lines.
+exit, forbidden, sigsys, unisolated, hang, pause, deaf (to SIGTERM from then on), refuse, break and command:HEX.
+What it was told goes to ``<file>.log``, as JSON lines.
 """
 
 import json
@@ -23,6 +23,8 @@ from mpnet.rpc.worker import (
     DetachPair,
     Done,
     Failed,
+    Forbidden,
+    Isolated,
     Request,
     RingBroken,
     SetRing,
@@ -64,6 +66,10 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
         _keep(taps, message, fds)
         _note(script, slot, message, count)
         action = _action(script, slot, type(message).__name__) or ""
+        if action == "forbidden":
+            channel.send(Forbidden("openat", "mpnet.workers.rings:1"))
+        elif action == "unisolated":
+            channel.send(Isolated({"landlock": "this kernel has no Landlock"}))
         _misbehave(action)
         channel.send(Failed("the script says no") if action == "refuse" else _obey(segment, message))
         if action == "break":
@@ -87,6 +93,8 @@ def _keep(taps: dict[int, int], message: Request, fds: list[int]) -> None:
 def _misbehave(action: str) -> None:
     if action == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif action in {"forbidden", "sigsys"}:
+        os.kill(os.getpid(), signal.SIGSYS)
     elif action == "exit":
         os._exit(3)
     elif action == "pause":

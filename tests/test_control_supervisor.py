@@ -9,6 +9,8 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import Mock
 
 import msgpack
 import msgspec
@@ -54,13 +56,15 @@ async def _worker(script: Script, launcher: Launcher) -> AsyncIterator[tuple[Wor
 
 @asynccontextmanager
 async def _supervised(
-    scripted: tuple[Script, Launcher], pairs: int, workers: int
+    scripted: tuple[Script, Launcher], pairs: int, workers: int, log: Any = None
 ) -> AsyncIterator[tuple[Supervisor, Segment, list[RingBroken | ControlCommand]]]:
     script, launcher = scripted
     segment = Segment.create(script.device, pairs)
     taps = [os.eventfd(0) for _ in range(pairs)]
     reports: list[RingBroken | ControlCommand] = []
-    supervisor = Supervisor(Desired(taps), Surroundings(segment, launcher, get_log(), (), reports.append, QUICK))
+    supervisor = Supervisor(
+        Desired(taps), Surroundings(segment, launcher, log or get_log(), (), reports.append, QUICK)
+    )
     try:
         await supervisor.start(workers)
         yield supervisor, segment, reports
@@ -98,11 +102,16 @@ def test_a_refusal_is_an_error_and_the_worker_goes_on(scripted: tuple[Script, La
     asyncio.run(run())
 
 
+REFUSED = "system call openat, which it has not declared, at mpnet.workers.rings:1"
+
+
 @pytest.mark.parametrize(
     ("action", "ending"),
     [
         ("die", Ending(RestartReason.KILLED, "SIGKILL")),
         ("exit", Ending(RestartReason.EXITED, "status 3")),
+        ("forbidden", Ending(RestartReason.FORBIDDEN, REFUSED)),
+        ("sigsys", Ending(RestartReason.FORBIDDEN, "SIGSYS")),
     ],
 )
 def test_an_end_is_told_with_its_reason(scripted: tuple[Script, Launcher], action: str, ending: Ending) -> None:
@@ -115,6 +124,22 @@ def test_an_end_is_told_with_its_reason(scripted: tuple[Script, Launcher], actio
             await eventually(lambda: endings == [ending], "the end is told")
             with pytest.raises(WorkerLostError):
                 await worker.request(AttachPair(0))
+
+    asyncio.run(run())
+
+
+def test_what_workers_keep_of_their_rights_is_logged_once(scripted: tuple[Script, Launcher]) -> None:
+    for slot in range(2):
+        scripted[0].add(f"{slot} AttachPair unisolated")
+
+    async def run() -> None:
+        log = Mock()
+        async with _supervised(scripted, 2, 2, log) as (supervisor, _, _):
+            workers = supervisor.workers.values()
+            await eventually(lambda: all(worker.unisolated for worker in workers), "both have told")
+            assert [worker.unisolated for worker in workers] == [{"landlock": "this kernel has no Landlock"}] * 2
+        told = [call for call in log.warning.call_args_list if call.args == ("workers are not fully isolated",)]
+        assert [call.kwargs for call in told] == [{"landlock": "this kernel has no Landlock"}]
 
     asyncio.run(run())
 
