@@ -1,7 +1,6 @@
 """One virtio-net device: its port, segment, workers and vhost-user machine, and what an effect does to them."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.tap_watch import SECONDS as TAP_SECONDS
 from mpnet.control.tap_watch import TapWatch
 from mpnet.control.tasks import Tasks
+from mpnet.control.values import check_cpus, number
 from mpnet.control.worker import Limits
 from mpnet.errors import ConfigError, MpnetError
 from mpnet.rpc.worker import ControlCommand, RingBroken
@@ -92,7 +92,7 @@ class Device:
             MpnetError: another process serves the device, the TAP cannot be used, a worker cannot start.
         """
         config = self.config
-        _check_cpus(config.cpus)
+        check_cpus(config.cpus)
         engine = choose_engine(config.engine if config.tap else "rw", self.log)
         places = await asyncio.to_thread(leftovers.clear, config.id, self.log)
         self.tap = await asyncio.to_thread(open_port, config)
@@ -374,13 +374,13 @@ class Device:
         self.segment.traces[-1].record(kind, NO_SUBJECT, *values)
 
     async def _set_combined(self, value: Any) -> None:
-        self._offered_pairs = _number("combined", value, 1, self.config.queue_pairs)
+        self._offered_pairs = number("combined", value, 1, self.config.queue_pairs)
         if self.peer is None:
             self.renew_offer()
             self.backend.disconnected()
 
     async def _set_mtu(self, value: Any) -> None:
-        mtu = _number("mtu", value, MIN_MTU, MAX_MTU)
+        mtu = number("mtu", value, MIN_MTU, MAX_MTU)
         self.tap.set_mtu(mtu)
         self._mtu = mtu
 
@@ -406,29 +406,9 @@ class Device:
         self._config_changed()
 
     async def _set_polling(self, value: Any) -> None:
-        await self.supervisor.set_polling(_number("poll-us", value, 0, MAX_POLL_US))
+        await self.supervisor.set_polling(number("poll-us", value, 0, MAX_POLL_US))
 
     def _config_changed(self) -> None:
         """Have the driver read the configuration space again, where the front-end passes that on."""
         self.backend.set_config(self._net_config().pack())
         self._channel.tell(config_change())
-
-
-def _number(name: str, value: Any, low: int, high: int) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} is {value!r}, expected a number from {low} to {high}") from None
-    if not low <= number <= high:
-        raise ConfigError(f"{name} is {number}, expected {low} to {high}")
-    return number
-
-
-def _check_cpus(cpus: tuple[int, ...]) -> None:
-    allowed = os.sched_getaffinity(0)
-    missing = sorted(set(cpus) - allowed)
-    if missing:
-        raise ConfigError(
-            f"cpus names processor {missing[0]}, which this process may not use",
-            f"choose among {', '.join(str(cpu) for cpu in sorted(allowed))}",
-        )

@@ -14,8 +14,9 @@ import posix_ipc
 import pytest
 
 from mpnet.errors import MpnetError
-from mpnet.segment import layout, shm
+from mpnet.segment import capture, layout, shm
 from mpnet.segment.attachments import Attachments
+from mpnet.segment.capture import MIN_LANE_BYTES, Capture
 from mpnet.segment.segment import PREFIX, Segment, header_of, identity, names
 from mpnet.segment.shm import ForeignError, MissingError
 from mpnet.segment.trace import Kind
@@ -183,3 +184,18 @@ def test_a_full_shm_is_an_error_and_no_signal(touched: str) -> None:
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert re.match(r"no \d+ bytes of shared memory.*: No space left on device: ", outcome.stdout)
+
+
+def test_a_capture_is_mapped_only_where_it_is_the_users_who_runs_control() -> None:
+    made, fd = Capture.create("test-capture-owner", 1, MIN_LANE_BYTES, 64)
+    try:
+        os.fchown(fd, STRANGER, STRANGER)
+        with pytest.raises(ForeignError, match=rf"belongs to user {STRANGER}"):
+            Capture.attach("test-capture-owner")
+        assert len(Capture.attach("test-capture-owner", STRANGER).lanes) == len(made.lanes)
+        os.ftruncate(fd, layout.PAGE)
+        with pytest.raises(MpnetError, match="another version"):
+            Capture.attach("test-capture-owner", STRANGER)
+    finally:
+        os.close(fd)
+        capture.unlink("test-capture-owner")
