@@ -88,6 +88,7 @@ def test_queues_come_and_go_under_traffic(running: Running, guest: LinuxGuest) -
             expect_pairs(running, pairs)
 
 
+@pytest.mark.parametrize("running", [""], ids=["own"], indirect=True)  # the longest
 def test_iperf3_ends_well_while_queues_come_and_go(running: Running, guest: LinuxGuest) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(linux_guest.iperf3, guest, HOST, "256M", reverse=back) for back in (False, True)]

@@ -39,7 +39,7 @@ mkdir -p $units/mpnet@.service.d /opt/mpnet/bin
 for each in idle sysinit basic sockets shutdown; do
   printf "[Unit]\nDefaultDependencies=no\n" > $units/$each.target
 done
-getent group kvm || groupadd --system kvm
+getent group kvm || echo "g kvm -" | systemd-sysusers -
 printf "[Service]\nStandardError=append:/run/log\nEnvironment=MPNET_JIT=0\n" > $units/mpnet@.service.d/test.conf
 cat > /opt/mpnet/bin/mpnet <<END
 #!/bin/sh
