@@ -13,7 +13,17 @@ from mpnet.guest import apt
 
 _SOURCE = Path(__file__).parents[2]
 # What README.md and `make` have a newcomer install; the compiler is for Pythons that posix_ipc has no wheel for.
-_PACKAGES = ("python3-venv", "make", "git", "ca-certificates", "iproute2", "gcc", "libc6-dev", "python3-dev")
+_PACKAGES = (
+    "python3-venv",
+    "make",
+    "git",
+    "ca-certificates",
+    "iproute2",
+    "mount",
+    "gcc",
+    "libc6-dev",
+    "python3-dev",
+)
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _ENTER = """
 mount --bind "$0" "$0"
@@ -23,7 +33,10 @@ mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs tmp
-exec chroot . "$@"
+# Not chroot: what enters these namespaces from within, as nsenter does, is to come to this root.
+pivot_root . mnt
+umount -l /mnt
+exec "$@"
 """
 
 
