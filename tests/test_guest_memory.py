@@ -134,7 +134,7 @@ def test_memory_that_is_not_shared_is_named(
     monkeypatch.setattr(qemu, "memory_arguments", lambda _machine: ["-machine", "pc", "-m", "512M"])
     with taken(release), linux(running):  # none of its memory arrives
         wait_until(lambda: running.show()["session"]["unmapped_rings"], "a ring lies nowhere")
-        assert len(named()) == 2
+        assert len(named()) >= 2  # QEMU comes back, and is told again
     monkeypatch.undo()
     with taken(release), linux(running) as guest:
         traffic.ping(guest, HOSTS["net0"])
