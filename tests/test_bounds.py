@@ -24,7 +24,7 @@ from mpnet.workers.chain import EITHER, READABLE, WRITABLE, translate_single
 from mpnet.workers.control_queue import complete_command, take_command
 from mpnet.workers.echo import echo
 from mpnet.workers.receive import receive
-from mpnet.workers.state import BURST_SEGMENTS, MAX_IOVECS, MAX_SEGMENTS, Context
+from mpnet.workers.state import ALL_WHOLE, BURST_SEGMENTS, MAX_IOVECS, MAX_SEGMENTS, Context
 from mpnet.workers.transmit import transmit
 from tests.quirky_stream import Flow
 from tests.segmenter import Packet, segment
@@ -343,6 +343,54 @@ def test_frames_of_the_tap_are_no_kicks() -> None:
         before = int(device.segment.rings[1].kicks)
         device.serve()
         assert device.segment.rings[1].kicks == before + 1
+
+
+def test_a_split_ring_begins_where_its_used_index_stands() -> None:
+    """A back-end that died without being asked for a base leaves its front-end with an old one."""
+    with Device() as device:
+        state = device.tx.virtqueue.state[0]
+        device.memory.write(device.tx.guest.used + 2, struct.pack("<H", 3))
+        state.avail_index = state.used_index = state.used_seen = state.notified = 3
+        device.start(1)
+        device.send(frame(60))
+        assert device.memory.read(device.tx.guest.used + 2, 2) == struct.pack("<H", 4)
+        assert [got.data for got in on_the_tap(device)] == [frame(60).data]
+
+
+def test_a_frame_that_waits_for_buffers_is_the_present_drivers_alone() -> None:
+    with Device() as device:
+        deliver(device, frame(600).data)
+        device.post(100)
+        device.serve()
+        shared = device.segment.rings[0]
+        assert shared.spilled == 600 + HEADER_BYTES
+        device.rx.reset()
+        device.start()
+        assert (shared.spilled, shared.drops[DropReason.DISABLED]) == (0, 1)
+        device.post(1000)
+        deliver(device, frame(61).data)
+        device.serve()
+        assert [length for _, length in device.returned(device.rx)] == [61 + HEADER_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("taken", "whole"),
+    [
+        ((), 0b1),
+        ((Feature.GUEST_TSO4,), 0b11),
+        ((Feature.GUEST_TSO6,), 0b10001),
+        ((Feature.GUEST_USO4,), 0b1),
+        ((Feature.GUEST_USO6,), 0b1),
+        ((Feature.GUEST_USO4, Feature.GUEST_USO6), 0b100001),
+        ((Feature.GUEST_TSO4, Feature.GUEST_ECN), 0b10000011),
+    ],
+)
+def test_a_driver_gets_whole_what_it_takes(taken: tuple[Feature, ...], whole: int) -> None:
+    with Device(features=FEATURES | mask(*taken)) as device:
+        assert device.ctx.rings[0].whole == whole
+        device.segmenting = False
+        device.start(None)
+        assert device.ctx.rings[0].whole == ALL_WHOLE
 
 
 # rx.
