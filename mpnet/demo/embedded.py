@@ -1,5 +1,6 @@
 """The first guest: mpnet's own driver, in this process, against sockets of the host's kernel."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from mpnet.demo.echo import EchoPeer
 from mpnet.demo.meter import Meter
 from mpnet.demo.ping import ping
-from mpnet.demo.stage import GUEST, HOST, QUEUE_PAIRS, Stage
+from mpnet.demo.stage import GUEST, HOST, QUEUE_PAIRS, Seen, Stage
 from mpnet.demo.summary import Check, Part, ping_check, rings_check
 from mpnet.demo.talk import Talk
 from mpnet.demo.watch import Watch
@@ -20,6 +21,7 @@ from mpnet.guest.queue import Queue
 from mpnet.guest.responder import Responder, serve
 from mpnet.guest.stream import Stream
 from mpnet.guest.traffic import Plan, Report, Traffic
+from mpnet.jit.compile import JIT
 from mpnet.rpc.state import DeviceReport
 from mpnet.virtio.features import names
 
@@ -29,6 +31,10 @@ _FIRST_PORT = 20000
 _FRAME_BYTES = 1514
 _WINDOW = 256
 """Datagrams under way at a time on a queue pair, so that no socket or TAP queue on the way overflows."""
+_INTERPRETED_WINDOW = 32
+"""The same for a driver that takes a while for each."""
+_INTERPRETED_PAUSE_SECONDS = 0.2
+"""Between its windows: the compiler needs the processors more."""
 _PATIENCE_SECONDS = 10.0
 """How long the last of a window may take: what is not back by then is lost."""
 _SLICE_SECONDS = 0.1
@@ -71,7 +77,20 @@ def show(stage: Stage, talk: Talk, seconds: float) -> Part:
     return part
 
 
-def _driver(stage: Stage) -> Driver:
+def look(stage: Seen, talk: Talk, ended: threading.Event) -> bool:
+    """Attach, and exchange traffic until ``ended``; whether all of it arrived.
+
+    Raises:
+        MpnetError: the device refused the driver or broke a queue.
+    """
+    stage.know_guest(stage.show().mac)
+    with _driver(stage) as driver:
+        part = _exchange(driver, stage, talk, math.inf, ended)
+    stage.forget_guest()
+    return all(check.ok for check in part.checks)
+
+
+def _driver(stage: Seen) -> Driver:
     return Driver.connect(stage.socket, Setup(queue_pairs=QUEUE_PAIRS))
 
 
@@ -116,7 +135,7 @@ class _Flows:
 
     @property
     def window(self) -> int:
-        return min(_WINDOW, self.peer.capacity)
+        return min(_WINDOW if JIT else _INTERPRETED_WINDOW, self.peer.capacity)
 
     def begin(self) -> None:
         """Send one datagram of each flow, which tells the TAP whose queue it is, before any can come back."""
@@ -131,6 +150,8 @@ class _Flows:
             self._count(report)
             if not report.finished:
                 return
+            if not JIT:
+                self.ended.wait(_INTERPRETED_PAUSE_SECONDS)
 
     def _count(self, report: Report) -> None:
         self.sent += report.sent["packets"]
@@ -138,7 +159,9 @@ class _Flows:
         self.corrupt += report.received["corrupt"]
 
 
-def _exchange(driver: Driver, stage: Stage, talk: Talk, seconds: float) -> Part:
+def _exchange(
+    driver: Driver, stage: Seen, talk: Talk, seconds: float, ended: threading.Event | None = None
+) -> Part:
     meter = Meter(stage.segment())
     with ExitStack() as stack:
         flows = [
@@ -148,14 +171,15 @@ def _exchange(driver: Driver, stage: Stage, talk: Talk, seconds: float) -> Part:
         ]
         for each in flows:
             each.begin()
-        talk.note(
-            f"{seconds:g} s of traffic: {_FLOWS} UDP flows of {_FRAME_BYTES}-byte frames on each queue pair;"
-        )
+        length = "traffic" if ended else f"{seconds:g} s of traffic"
+        talk.note(f"{length}: {_FLOWS} UDP flows of {_FRAME_BYTES}-byte frames on each queue pair;")
         talk.note("the kernel's sockets send all back, and every byte that comes back is compared")
         begin = time.monotonic()
         with _running(flows) as threads, Watch(talk.console, meter) as watch:
             while time.monotonic() - begin < seconds and not any(thread.done() for thread in threads):
                 watch.look()
+                if ended and ended.is_set():
+                    break
         took = time.monotonic() - begin
         for each in flows:
             each.echoed = each.peer.finish()
@@ -178,7 +202,7 @@ def _running(flows: list[_Flows]) -> Iterator[list[Future[None]]]:
             future.result()
 
 
-def _traffic(driver: Driver, stage: Stage, pair: int, peer: EchoPeer) -> Traffic:
+def _traffic(driver: Driver, stage: Seen, pair: int, peer: EchoPeer) -> Traffic:
     stream = Stream(
         source_mac=bytes.fromhex(stage.show().mac.replace(":", "")),
         target_mac=stage.tap_mac(),
