@@ -158,3 +158,20 @@ def test_long_work_on_one_function_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
     asyncio.run(run())
     assert told == sorted(set(told))
+
+
+def test_a_first_demo_shows_traffic_before_anything_is_compiled(never_sealed: Path) -> None:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("MPNET_")}
+    command = [sys.executable, "-c", "from mpnet.cli.main import main; main()", "demo", "--guest", "embedded"]
+    said = subprocess.run(
+        [*command, "--no-experiment", "--seconds", "1"],
+        env={**settings, "XDG_CACHE_HOME": str(never_sealed)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout
+    first, _, rest = said.partition("compiled workers have taken over")
+    assert "First look" in first
+    assert "received by the kernel's sockets" in first  # the interpreted driver's, all of them
+    assert "everything worked" in rest
