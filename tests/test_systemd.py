@@ -118,7 +118,7 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         def show(what: str) -> str:
             return manager.systemctl("show", "--property", what, "--value", service)
 
-        manager.install()
+        manager.follow("As a service")
         assert (show("ActiveState"), show("UnitFileState")) == ("active", "enabled")
         manager.systemctl("stop", service)
         assert (show("ActiveState"), manager.path(sock).is_socket()) == ("inactive", True)
@@ -155,6 +155,13 @@ def test_systemd_starts_watches_reloads_and_stops_a_device(folder: Path) -> None
         # On a machine that is slow it may have been found to hang already: that is as good.
         manager.run("systemctl", "kill", "--kill-who=main", "--signal=STOP", service)
         wait_until(lambda: int(show("NRestarts")) > 0, "a control process that hangs is replaced", START_SECONDS)
+
+        manager.follow("Upgrading and uninstalling", 1)
+        assert show("LoadState") == "not-found"
+        left = [place for place in ("/opt/mpnet", "/etc/mpnet", "/run/mpnet") if manager.path(place).exists()]
+        assert left == []
+        assert not list(manager.path("/etc/systemd/system").rglob("mpnet*"))
+        assert manager.run("id", "mpnet").returncode == 1
 
 
 # What the service manager is told.

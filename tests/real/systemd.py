@@ -86,11 +86,12 @@ class Systemd:
         assert done.returncode == 0, f"{words}: {done.stderr}{self.log}{self.path('/run/log').read_text()}"
         return done.stdout.strip()
 
-    def install(self) -> None:
-        """Do what docs/operations.md says, word by word, in a checkout."""
-        section = (_ROOT / "docs/operations.md").read_text().partition("### As a service")[2]
-        commands = section.split("```")[1]
-        assert "systemctl enable --now" in commands
+    def follow(self, heading: str, block: int = 0) -> None:
+        """Do what a block of commands below a heading of docs/operations.md says, word by word, in a checkout."""
+        section = (
+            (_ROOT / "docs/operations.md").read_text().partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+        )
+        commands = section.split("```")[2 * block + 1]
         done = self.run("sh", "-euxc", f"cd /opt/source\n{commands}")
         assert done.returncode == 0, done.stderr
 
