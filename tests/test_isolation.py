@@ -187,20 +187,35 @@ def test_a_worker_that_fails_says_where_without_reading_its_source(capfd: pytest
     assert re.search(r'isolated_worker.py", line \d+, in _fail\nLookupError: the worker.s own fault\n', said)
 
 
-def test_a_worker_has_no_rights_and_sees_nothing(forks: Server) -> None:
+def test_a_worker_has_no_rights(forks: Server) -> None:
     with IsolatedHarness(forks) as harness:
         harness.start()
-        folder = Path(f"/proc/{harness.process.pid}")
-        lines = (folder / "status").read_text().splitlines()
+        lines = Path(f"/proc/{harness.process.pid}/status").read_text().splitlines()
         seen = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        namespaces = {name: (folder / "ns" / name).readlink() for name in ("net", "mnt", "ipc")}
-        root, owner = list((folder / "root").iterdir()), (folder / "maps").stat().st_uid
-        files = {str(fd.readlink()) for fd in (folder / "fd").iterdir()}
     (isolated,) = (report for report in harness.reports if isinstance(report, Isolated))
     assert isolated.missing == {}
     assert {seen[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert (seen["NoNewPrivs"], seen["Seccomp"], seen["Groups"]) == ("1", "2", "")
+    assert (seen["NoNewPrivs"], seen["Seccomp"]) == ("1", "2")
     assert "0" not in seen["Uid"].split() + seen["Gid"].split()
+    assert os.geteuid() != 0 or seen["Groups"] == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root looks into everything, in the next test")
+def test_no_process_of_the_same_user_looks_into_a_worker(forks: Server) -> None:
+    with IsolatedHarness(forks) as harness:
+        harness.start()
+        with pytest.raises(PermissionError):
+            Path(f"/proc/{harness.process.pid}/ns/net").readlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees it, and the test before that nobody else does")
+def test_a_worker_sees_nothing_and_holds_what_it_was_given(forks: Server) -> None:
+    with IsolatedHarness(forks) as harness:
+        harness.start()
+        folder = Path(f"/proc/{harness.process.pid}")
+        namespaces = {name: (folder / "ns" / name).readlink() for name in ("net", "mnt", "ipc")}
+        root, owner = list((folder / "root").iterdir()), (folder / "maps").stat().st_uid
+        files = {str(fd.readlink()) for fd in (folder / "fd").iterdir()}
     assert not [name for name, own in namespaces.items() if own == Path(f"/proc/self/ns/{name}").readlink()]
     assert (root, owner) == ([], 0), "nothing is mounted, and nobody but root looks into it"
     segment, stderr = f"/dev/shm/mpnet.{harness.segment.name}", str(Path("/proc/self/fd/2").readlink())  # noqa: S108
