@@ -17,6 +17,7 @@ TESTS = Path(__file__).parent
         "test_bounds.py",
         "test_chain.py",
         "test_coalesce.py",
+        "test_counters.py",
         "test_datapath.py",
         "test_refusals.py",
         "test_segmentation.py",
