@@ -20,7 +20,7 @@ from mpnet.virtio import packed_ring
 from mpnet.virtio.features import Feature, mask
 from mpnet.virtio.split_ring import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
 from mpnet.workers import chain, packed, ring
-from mpnet.workers.chain import EITHER, READABLE, WRITABLE, translate_single
+from mpnet.workers.chain import EITHER, READABLE, WRITABLE, find_region, translate_single
 from mpnet.workers.control_queue import complete_command, take_command
 from mpnet.workers.echo import echo
 from mpnet.workers.receive import receive
@@ -391,6 +391,24 @@ def test_a_driver_gets_whole_what_it_takes(taken: tuple[Feature, ...], whole: in
         device.segmenting = False
         device.start(None)
         assert device.ctx.rings[0].whole == ALL_WHOLE
+
+
+def test_memory_that_is_taken_away_is_translated_no_more() -> None:
+    """Neither is the region that was used last, nor the first one of a table that is empty."""
+    with Stepped(Steps(0), sizes=(8 << 20, 1 << 20)) as device:
+        first, second = device.memory.regions
+        device.start()
+        assert find_region(device.ctx, second.guest_address) == 1
+        device.memory.regions = (first,)
+        device.set_memory()
+        assert find_region(device.ctx, second.guest_address) == -1
+        assert find_region(device.ctx, first.guest_address) == 0
+        assert translate_single(device.ctx, first.guest_address, 8, 0, 0, READABLE) == 1
+        device.memory.regions = ()
+        device.set_memory()
+        assert find_region(device.ctx, first.guest_address) == -1
+        assert translate_single(device.ctx, first.guest_address, 8, 0, 0, READABLE) == 0
+        device.memory.regions = (first, second)
 
 
 # rx.

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -99,12 +98,10 @@ def main() -> None:
     say = sys.stderr.write
     say(f"{len(keys)} mutations, {len(left)} of them to be tried\n")
     try:
-        for row in trials.run(left, FOLDER, chosen.jobs):
+        for row in trials.run(left, chosen.jobs):
             results.add(row)
             say(f"{row['outcome']:9} {row['seconds']:6} s  {row['file']}:{row['line']}  {row['words']}\n")
     finally:
-        for folder in FOLDER.glob("copy-*"):
-            shutil.rmtree(folder)
         lines = list(report([results.known[key] for key in keys if key in results.known]))
         (FOLDER / "report.md").write_text("\n".join(lines) + "\n")
     sys.stdout.write(f"{lines[0]}\nThe table is in {FOLDER / 'report.md'}.\n")

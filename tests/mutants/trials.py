@@ -104,15 +104,20 @@ def _run_tests(root: Path, tests: list[str]) -> None:
         os._exit(status)
 
 
-def run(left: list[Mutation], folder: Path, jobs: int) -> Iterator[dict[str, Any]]:
+def run(left: list[Mutation], jobs: int) -> Iterator[dict[str, Any]]:
     """Try mutations, ``jobs`` at a time; what came of each, as it ends."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copies = [Copy(Path(tempfile.mkdtemp(dir=folder))) for _ in range(jobs)]
+        yield from _run(left, copies)
+
+
+def _run(left: list[Mutation], free: list[Copy]) -> Iterator[dict[str, Any]]:
     os.environ["MPNET_JIT"] = "0"
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    free = [Copy(Path(tempfile.mkdtemp(prefix="copy-", dir=folder))) for _ in range(jobs)]
     sources = {mutation.file: (free[0].root / mutation.file).read_text() for mutation in left}
     waiting = list(reversed(left))
     running: dict[int, _Trial] = {}
