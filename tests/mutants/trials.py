@@ -47,8 +47,10 @@ class Copy:
                 shutil.copy2(source, folder / name)
 
     def tests(self, file: str) -> list[str]:
-        """The test files that should notice a slip in ``file``."""
-        return [f"tests/{name}.py" for name in suite_of(file)]
+        """The test files that should notice a slip in ``file``; all are there: one that is not fails every trial."""
+        names = [f"tests/{name}.py" for name in suite_of(file)]
+        assert all((self.root / name).exists() for name in names), names
+        return names
 
 
 @dataclass
@@ -62,10 +64,11 @@ class _Trial:
 
     def begin(self) -> None:
         """Mutate the copy, and fork the tests."""
+        tests = self.copy.tests(self.mutation.file)
         (self.copy.root / self.mutation.file).write_text(self.mutation.apply(self.source))
         self.pid = os.fork()
         if self.pid == 0:
-            _run_tests(self.copy.root, self.copy.tests(self.mutation.file))
+            _run_tests(self.copy.root, tests)
 
     def end(self, status: int) -> dict[str, Any]:
         """Put the source back; what came of it."""
