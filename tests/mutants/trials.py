@@ -47,7 +47,7 @@ class Copy:
                 shutil.copy2(source, folder / name)
 
     def tests(self, file: str) -> list[str]:
-        """The test files that should notice a slip in ``file``; all are there: one that is not fails every trial."""
+        """The test files that should notice a slip in ``file``; one that were not there would fail always."""
         names = [f"tests/{name}.py" for name in suite_of(file)]
         assert all((self.root / name).exists() for name in names), names
         return names
