@@ -168,7 +168,7 @@ def test_a_first_demo_shows_traffic_before_anything_is_compiled(never_sealed: Pa
         env={**settings, "XDG_CACHE_HOME": str(never_sealed)},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
+        timeout=4 * PATIENCE,  # the driver may have to be compiled, too
         check=True,
     ).stdout
     first, _, rest = said.partition("compiled workers have taken over")
