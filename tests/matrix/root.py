@@ -35,7 +35,8 @@ mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs tmp
 # Not chroot: what enters these namespaces from within, as nsenter does, is to come to this root.
 pivot_root . mnt
-umount -l /mnt
+# Not by umount, which a release may lack.
+python3 -c 'import ctypes; ctypes.CDLL(None).umount2(b"/mnt", 2)'
 exec "$@"
 """
 
