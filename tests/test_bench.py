@@ -197,6 +197,7 @@ def test_a_case_is_not_the_group_of_what_begins_as_it(name: str) -> None:
     assert [case.name for case in chosen((name,))] == [name]
 
 
+@real(NETWORK)
 def test_a_peer_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its start and its turns: DPDK 25.11 refused an option, and the whole run ended."""
 

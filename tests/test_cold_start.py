@@ -22,6 +22,7 @@ from mpnet.guest.traffic import Plan, Traffic
 from mpnet.jit import cache
 from mpnet.rpc.management import Client
 from mpnet.workers import warm
+from tests.real.asked import ROOT, real
 from tests.real.running import PATIENCE, wait_until
 
 FRAMES = 200
@@ -29,6 +30,7 @@ assert warm  # compiled before any test waits for it
 
 
 @pytest.fixture
+@real(ROOT)
 def never_sealed(tmp_path: Path) -> Path:
     """A cache in which all is found, and nothing says so: compiling takes no more than loading."""
     whole = cache.find_whole()

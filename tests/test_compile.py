@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpnet.jit import cache
+from tests.real.asked import ROOT, real
 
 OTHER_USER = 12345
 CODE = b"machine code"
@@ -103,6 +104,7 @@ def _link(path: Path) -> None:
     path.symlink_to(path.with_name("elsewhere"))
 
 
+@real(ROOT)
 def _give_away(path: Path) -> None:
     os.chown(path, OTHER_USER, OTHER_USER)
 

@@ -18,6 +18,9 @@ from mpnet.guest.parts import GUEST
 NETWORK = "network"
 """Interfaces and a network namespace: root, or a kernel that lets users have namespaces."""
 
+ROOT = "root"
+"""Rights that no user has, as to give files away."""
+
 LINUX_GUEST = ("kernel", *GUEST)
 """What a Linux guest in QEMU is made of."""
 
@@ -32,7 +35,8 @@ def asked(item: pytest.Item) -> frozenset[str]:
     if not isinstance(item, pytest.Function):
         return frozenset()
     fixtures = item._fixtureinfo.name2fixturedefs.values()  # pytest tells it nowhere else
-    parts = asked_by([item.function, *(each.func for definitions in fixtures for each in definitions)])
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    parts = asked_by([item.function, *given, *(each.func for definitions in fixtures for each in definitions)])
     return parts.union(*(marker.args for marker in item.iter_markers("release")))
 
 
@@ -62,7 +66,7 @@ class Supply:
 
     def have(self, parts: Iterable[str]) -> None:
         """Have all that can be had."""
-        names = sorted(set(parts) - {NETWORK})
+        names = sorted(set(parts) - {NETWORK, ROOT})
         try:
             self._require(names)
         except MpnetError:
