@@ -97,3 +97,8 @@ def test_buffers_that_the_driver_has_ready_are_counted(features: int) -> None:
         assert device.segment.rings[0].packets == 1
         # Of a packed ring only those count that were looked at.
         assert device.segment.rings[0].available_entries == (1 if device.rx.packed else 4)
+
+
+def test_the_worker_of_pair_0_serves_the_control_queue_too() -> None:
+    with Device() as device:
+        assert device.segment.rings.worker.tolist() == [1, 1, 1]
