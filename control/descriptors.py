@@ -28,7 +28,8 @@ class Kind(enum.Enum):
 
     EVENTFD = "an eventfd"
     PIPE = "a pipe"
-    SOCKET = "a socket"
+    UNIX = "a Unix socket"
+    SOCKET = "another socket"
     MEMORY = "a file of shared memory (memfd, /dev/shm or hugetlbfs)"
     OTHER = "something else"
 
@@ -42,12 +43,12 @@ EXPECTED: Mapping[int, tuple[Kind, ...]] = MappingProxyType(
         Request.ADD_MEM_REG: _MEMORY,
         Request.REM_MEM_REG: _MEMORY,
         Request.SET_VRING_KICK: (Kind.EVENTFD,),
-        Request.SET_VRING_CALL: (Kind.EVENTFD, Kind.PIPE),
-        Request.SET_VRING_ERR: (Kind.EVENTFD, Kind.PIPE),
-        Request.SET_BACKEND_REQ_FD: (Kind.SOCKET, Kind.PIPE),
+        Request.SET_VRING_CALL: (Kind.EVENTFD, Kind.PIPE, Kind.UNIX),
+        Request.SET_VRING_ERR: (Kind.EVENTFD, Kind.PIPE, Kind.UNIX),
+        Request.SET_BACKEND_REQ_FD: (Kind.UNIX, Kind.PIPE),
     }
 )
-"""Kinds of descriptors by the request that brings them; User-Mode Linux is who passes pipes."""
+"""Kinds of descriptors by the request that brings them; User-Mode Linux passes pipes and Unix sockets as calls."""
 
 _RAMFS = 0x858458F6
 _TMPFS = 0x01021994
@@ -74,7 +75,7 @@ async def admit(message: Message, enough: asyncio.Event) -> tuple[Message, str]:
     foreign: list[int] = []
     for fd in message.fds:
         kind = await _kind_of(fd, enough)
-        if kind in expected or (not expected and kind not in (Kind.SOCKET, Kind.OTHER)):
+        if kind in expected or (not expected and kind not in (Kind.UNIX, Kind.SOCKET, Kind.OTHER)):
             kept.append(fd)
             continue
         if expected:
@@ -112,11 +113,21 @@ async def _kind_of(fd: int, enough: asyncio.Event) -> Kind:
     if link == "anon_inode:[eventfd]":
         return Kind.EVENTFD
     # No file is called so: paths begin with a slash or, of another mount namespace, with a bracket.
-    for prefix, kind in (("pipe:[", Kind.PIPE), ("socket:[", Kind.SOCKET)):
-        if link.startswith(prefix):
-            return kind
+    if link.startswith("pipe:["):
+        return Kind.PIPE
+    if link.startswith("socket:["):
+        return Kind.UNIX if _domain(fd) == socket.AF_UNIX else Kind.SOCKET
     in_memory = await aside(lambda: _is_memory(fd), enough)
     return Kind.MEMORY if in_memory else Kind.OTHER
+
+
+def _domain(fd: int) -> int:
+    """A socket's address family; the caller keeps the descriptor."""
+    borrowed = socket.socket(fileno=fd)
+    try:
+        return int(borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN))
+    finally:
+        borrowed.detach()
 
 
 def _is_memory(fd: int) -> bool:

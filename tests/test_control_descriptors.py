@@ -139,6 +139,8 @@ def descriptor(kind: str, folder: Path) -> Iterator[int]:
         fd = pipe[1]
     elif kind == "socket":
         fd = socket.socket().detach()
+    elif kind == "unix":
+        fd = socket.socket(socket.AF_UNIX).detach()
     elif kind == "device":
         fd = os.open("/dev/zero", os.O_RDWR)
     elif kind == "folder":
@@ -156,14 +158,14 @@ def descriptor(kind: str, folder: Path) -> Iterator[int]:
             os.close(end)
 
 
-KINDS = ("pipe", "socket", "device", "folder", "memfd", "proc", "eventfd")
+KINDS = ("pipe", "socket", "unix", "device", "folder", "memfd", "proc", "eventfd")
 TAKEN = {
     Request.SET_VRING_KICK: {"eventfd"},
-    Request.SET_VRING_CALL: {"eventfd", "pipe"},
-    Request.SET_VRING_ERR: {"eventfd", "pipe"},
+    Request.SET_VRING_CALL: {"eventfd", "pipe", "unix"},
+    Request.SET_VRING_ERR: {"eventfd", "pipe", "unix"},
     Request.SET_MEM_TABLE: {"memfd"},
     Request.ADD_MEM_REG: {"memfd"},
-    Request.SET_BACKEND_REQ_FD: {"socket", "pipe"},
+    Request.SET_BACKEND_REQ_FD: {"unix", "pipe"},
     Request.GET_FEATURES: {"pipe", "memfd", "eventfd"},
 }
 

@@ -40,7 +40,7 @@ def test_a_session_as_qemu_7_2_holds_it_with_two_queue_pairs(peer):
     protocol = SUPPORTED_PROTOCOL_FEATURES & ~protocol_mask(ProtocolFeature.CONFIG)
     assert peer.u64(R.SET_PROTOCOL_FEATURES, protocol) == []
     assert peer.request(R.GET_QUEUE_NUM) == [U64(2).pack()]
-    assert peer.request(R.GET_MAX_MEM_SLOTS) == [U64(32).pack()]
+    assert peer.request(R.GET_MAX_MEM_SLOTS) == [U64(509).pack()]
     assert peer.request(R.SET_BACKEND_REQ_FD, fds=(9,), need_reply=True) == [SetBackendChannel(9), ACK]
     assert peer.request(R.SET_OWNER) == []
     for index in range(4):
@@ -134,3 +134,11 @@ def test_a_session_as_user_mode_linux_holds_it():
     assert peer.state(R.SET_VRING_BASE, 0, 0) == [StopRing(0), CloseFds((30,))]
     assert peer.backend.rings[0].base == 0
     assert peer.u64(R.SET_VRING_KICK, 0, (40,)) == [StartRing(0)]
+
+
+@pytest.mark.parametrize(("config", "queues"), [(False, 2), (True, 5)])
+def test_who_reads_the_configuration_space_is_told_virtqueues_and_others_pairs(peer, config, queues):
+    """User-Mode Linux 7.2 asks for 5 virtqueues, and takes no device that says it has 2."""
+    left_out = protocol_mask() if config else protocol_mask(ProtocolFeature.CONFIG)
+    peer.u64(R.SET_PROTOCOL_FEATURES, SUPPORTED_PROTOCOL_FEATURES & ~left_out)
+    assert peer.request(R.GET_QUEUE_NUM) == [U64(queues).pack()]

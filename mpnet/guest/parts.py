@@ -26,6 +26,8 @@ VARIABLE = "MPNET_PARTS"
 
 _KERNEL_PACKAGES = re.compile(r"linux-(image|binary|modules)-\d")
 _ANY = re.compile("")
+_INTERPRETER = re.compile(rb"/lib(64)?/ld-linux-[a-z0-9_-]+\.so\.\d+(?=\0)")
+_LOADER = b"ld.so"
 _VERSIONS = "packages.json"
 
 
@@ -40,7 +42,8 @@ class Part:
         files: further files by which it is known, as patterns below the root folder.
         unpacked: of the packages that those depend on, which are unpacked where it is fetched.
         options: for programs that look for files of theirs: words with ``{root}`` for where they are.
-        before: words before a program.
+        starts_anew: a program that starts itself anew, or reckons from its own end in memory: started by its
+            release's loader it would be that. It gets the loader in its own file instead.
     """
 
     packages: tuple[str, ...]
@@ -48,7 +51,7 @@ class Part:
     files: tuple[str, ...] = ()
     unpacked: re.Pattern[str] = _ANY
     options: str = ""
-    before: str = ""
+    starts_anew: bool = False
 
 
 PARTS = {
@@ -70,8 +73,7 @@ PARTS = {
         tuple(f"usr/lib/*/dpdk/pmds-*/librte_net_{name}.so" for name in ("tap", "vhost", "virtio")),
         options="-d {root}/usr/lib/*/dpdk/pmds-*",
     ),
-    # It starts itself anew to have its addresses where it wants them, and would start the loader.
-    "uml": Part(("user-mode-linux",), ("linux.uml",), before="setarch -R"),
+    "uml": Part(("user-mode-linux",), ("linux.uml",), starts_anew=True),
     "prometheus": Part(("prometheus", "promtool|prometheus"), ("prometheus", "promtool")),
     "chromium": Part(("chromium",), ("chromium",)),
     "systemd": Part(("systemd",), ("systemd-analyze", "systemd-socket-activate")),
@@ -204,16 +206,36 @@ def _write_programs(part: Part, tree: Path, place: Path) -> None:
         (tree / folder).mkdir()
     for name in part.programs:
         loader = next(tree.glob("usr/lib/*/ld-linux-*.so.*")).relative_to(tree)
-        # Under the program's name, which the kernel then shows for it.
-        (tree / "loader" / name).symlink_to(Path("..") / loader)
+        if part.starts_anew:
+            start = _with_its_loader(tree, name, loader)
+        else:
+            # Under the program's name, which the kernel then shows for it.
+            (tree / "loader" / name).symlink_to(Path("..") / loader)
+            start = (
+                f'exec "$root/loader/{name}" --library-path "$root/{loader.parent}" --argv0 {name} '
+                f'"$root/usr/bin/{name}"'
+            )
         options = part.options.replace("{root}", '"$root"')
         script = tree / "bin" / name
-        script.write_text(
-            f"#!/bin/sh\nroot='{place}'\n"
-            f'exec {part.before} "$root/loader/{name}" --library-path "$root/{loader.parent}" --argv0 {name} '
-            f'"$root/usr/bin/{name}" {options} "$@"\n'
-        )
+        script.write_text(f"#!/bin/sh\nroot='{place}'\n{start} {options} \"$@\"\n")
         script.chmod(0o755)
+
+
+def _with_its_loader(tree: Path, name: str, loader: Path) -> str:
+    """Make a copy of a program that asks the kernel for its release's loader; how it is started.
+
+    The name of a loader in a program's file can only become shorter: this one is looked for in the program's
+    working folder.
+    """
+    own = tree / "loader" / name
+    own.write_bytes(_INTERPRETER.sub(_shortened, (tree / "usr/bin" / name).read_bytes(), count=1))
+    own.chmod(0o755)
+    (tree / "loader" / _LOADER.decode()).symlink_to(Path("..") / loader)
+    return f'cd "$root/loader" && LD_LIBRARY_PATH="$root/{loader.parent}" exec ./{name}'
+
+
+def _shortened(interpreter: re.Match[bytes]) -> bytes:
+    return _LOADER.ljust(len(interpreter[0]), b"\0")
 
 
 def here(program: str) -> Path | None:

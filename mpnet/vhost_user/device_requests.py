@@ -41,8 +41,13 @@ def protocol_features_reply(state: State, _message: Message) -> bytes:
 
 
 def queue_num_reply(state: State, _message: Message) -> bytes:
-    """Answer GET_QUEUE_NUM: for a network device front-ends read it as queue pairs."""
-    return U64(state.offer.queue_pairs).pack()
+    """Answer GET_QUEUE_NUM, of which vhost-user says only that it is the most "queues" there are.
+
+    QEMU and DPDK read queue pairs. Those who have the device serve its configuration space, from which they take
+    the pairs, read virtqueues, the control queue among them: User-Mode Linux from 7.2 on, Cloud Hypervisor.
+    """
+    pairs = state.offer.queue_pairs
+    return U64(2 * pairs + 1 if state.negotiated(ProtocolFeature.CONFIG) else pairs).pack()
 
 
 def status_reply(state: State, _message: Message) -> bytes:

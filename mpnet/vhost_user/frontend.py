@@ -211,9 +211,10 @@ class Frontend:
         yield self.set_u64(Request.SET_PROTOCOL_FEATURES, wanted & offered)
         self.protocol_features = wanted & offered
         if self.negotiated(ProtocolFeature.MQ):
-            pairs = yield self.call(Request.GET_QUEUE_NUM)
-            assert isinstance(pairs, int)
-            self.queue_pairs = pairs
+            queues = yield self.call(Request.GET_QUEUE_NUM)
+            assert isinstance(queues, int)
+            # To who reads the configuration space the back-end tells virtqueues (see device_requests).
+            self.queue_pairs = queues // 2 if self.negotiated(ProtocolFeature.CONFIG) else queues
         if self.negotiated(ProtocolFeature.CONFIGURE_MEM_SLOTS):
             slots = yield self.call(Request.GET_MAX_MEM_SLOTS)
             assert isinstance(slots, int)
