@@ -48,7 +48,7 @@ EXPECTED: Mapping[int, tuple[Kind, ...]] = MappingProxyType(
         Request.SET_BACKEND_REQ_FD: (Kind.UNIX, Kind.PIPE),
     }
 )
-"""Kinds of descriptors by the request that brings them; User-Mode Linux passes pipes and Unix sockets as calls."""
+"""Kinds of descriptors by the request that brings them; User-Mode Linux calls by pipes and Unix sockets."""
 
 _RAMFS = 0x858458F6
 _TMPFS = 0x01021994

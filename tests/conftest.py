@@ -140,9 +140,8 @@ def _parts_are_asked_for() -> Iterator[list[frozenset[str]]]:
 
     def program(name: str) -> Path:
         part = parts.part_of(name)
-        assert part in {each.partition("=")[0] for each in allowed[-1]}, (
-            f'{name}: say real("{part}") of what runs it, from tests.real.asked'
-        )
+        names = {each.partition("=")[0] for each in allowed[-1]}
+        assert part in names, f'{name}: say real("{part}") of what runs it, from tests.real.asked'
         return find(name)
 
     with pytest.MonkeyPatch.context() as patch:
