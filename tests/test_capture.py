@@ -1,5 +1,6 @@
 """Captures: what workers copy, byte for byte, what happens when there is no room, and the file."""
 
+import mmap
 import os
 import random
 import re
@@ -27,7 +28,7 @@ from mpnet.guest.virtqueue import add_one, notify
 from mpnet.pcapng import Direction
 from mpnet.rpc.worker import SetCapture
 from mpnet.segment import capture as captures
-from mpnet.segment.capture import MIN_LANE_BYTES, PREFIX, Capture
+from mpnet.segment.capture import DATA, HEAD, MIN_LANE_BYTES, PREFIX, Capture, Lane, lane_offset
 from mpnet.segment.layout import Fault
 from mpnet.virtio.features import Feature, mask
 from tests.real.asked import real
@@ -393,3 +394,29 @@ def test_a_capture_ends_with_its_reader_and_goes_on_through_restarts(device: Run
         assert contents(tmp_path / "d") == [frame(60, 2)]
     leftovers.clear("net0", get_log())
     assert capture_files() == []
+
+
+@pytest.mark.parametrize(
+    ("head", "record"),
+    [
+        (96, (0, 1, 0, 4, 4, 0)),  # would be read for ever
+        (96, (-8, 1, 0, 4, 4, 0)),
+        (96, (104, 1, 0, 4, 4, 0)),  # beyond what was written
+        (96, (96, 7, 0, 4, 4, 0)),  # another lane's ring
+        (96, (96, 1, 0, 4, 49, 0)),  # a frame beyond its record
+        (96, (96, 1, 0, 4, -1, 0)),
+        (1 << 62, (96, 1, 0, 4, 4, 0)),  # more than the lane holds
+        (-96, (96, 1, 0, 4, 4, 0)),
+    ],
+)
+def test_a_lane_that_a_worker_spoilt_ends_and_is_resumed(head: int, record: tuple[int, ...]) -> None:
+    memory = mmap.mmap(-1, lane_offset(1, MIN_LANE_BYTES))
+    lane, at = Lane(memory, 0, MIN_LANE_BYTES), lane_offset(0, MIN_LANE_BYTES)
+    struct.pack_into("=6q", memory, at + DATA, *record)
+    struct.pack_into("=q", memory, at + HEAD, head)
+    assert list(lane.take()) == []
+    place = head % MIN_LANE_BYTES
+    struct.pack_into("=6q", memory, at + DATA + place, 56, 1, 0, 4, 4, 0)
+    memory[at + DATA + place + 48 : at + DATA + place + 52] = b"next"
+    struct.pack_into("=q", memory, at + HEAD, head + 56)
+    assert [each.data for each in lane.take()] == [b"next"]

@@ -73,16 +73,20 @@ class Lane:
 
     Args:
         memory: the mapping.
-        offset: where the lane begins.
+        pair: the queue pair.
         lane_bytes: of its data.
     """
 
-    def __init__(self, memory: mmap.mmap, offset: int, lane_bytes: int) -> None:
+    def __init__(self, memory: mmap.mmap, pair: int, lane_bytes: int) -> None:
+        offset = lane_offset(pair, lane_bytes)
         self._memory = memory
+        self._rings = (2 * pair, 2 * pair + 1)
         self._data = offset + DATA
         self._bytes = lane_bytes
         self._head: Any = np.ndarray((3,), np.int64, memory, offset)
         self._tail: Any = np.ndarray((1,), np.int64, memory, offset + TAIL)
+        # Its own: a worker can write to all that is shared, and may be anybody's by now.
+        self._taken = int(self._tail[0])
 
     @property
     def kept(self) -> int:
@@ -95,17 +99,31 @@ class Lane:
         return int(self._head[DROPPED // 8])
 
     def take(self) -> Iterator[Frame]:
-        """Take the frames that are there, oldest first; the room of each is free once the next is asked for."""
-        tail, head = int(self._tail[0]), int(self._head[0])
-        while tail < head:
+        """Take the frames that are there, oldest first; the room of each is free once the next is asked for.
+
+        What no worker of ours writes ends it: the rest of the lane is passed over.
+        """
+        head = int(self._head[0])
+        if not self._taken <= head <= self._taken + self._bytes:
+            self._done(head)
+        while self._taken < head:
+            tail = self._taken
             at = self._data + tail % self._bytes
-            length, ring, *rest = _RECORD.unpack_from(self._memory, at) if self._fits(at) else (0, FILLER)
+            length, ring, *rest = _RECORD.unpack_from(self._memory, at) if self._fits(at) else (0, FILLER, 0)
             if ring == FILLER:
-                tail += self._bytes - tail % self._bytes
-            else:
+                self._done(min(head, tail + self._bytes - tail % self._bytes))
+            elif self._is_sound(length, ring, stored=rest[2], left=head - tail):
                 yield self._frame(ring, at, rest)
-                tail += length
-            self._tail[0] = tail
+                self._done(tail + length)
+            else:
+                self._done(head)
+
+    def _done(self, tail: int) -> None:
+        self._taken = tail
+        self._tail[0] = tail
+
+    def _is_sound(self, length: int, ring: int, *, stored: int, left: int) -> bool:
+        return ring in self._rings and RECORD_BYTES <= length <= left and 0 <= stored <= length - RECORD_BYTES
 
     def _fits(self, at: int) -> bool:
         return at + RECORD_BYTES <= self._data + self._bytes
@@ -133,10 +151,7 @@ class Capture:
         memory.madvise(mmap.MADV_DONTDUMP)  # frames are the guest's
         header = np.ndarray((1,), _HEADER, memory)[0]
         self.lane_bytes, self.snaplen = int(header["lane_bytes"]), int(header["snaplen"])
-        self.lanes = [
-            Lane(memory, lane_offset(pair, self.lane_bytes), self.lane_bytes)
-            for pair in range(int(header["queue_pairs"]))
-        ]
+        self.lanes = [Lane(memory, pair, self.lane_bytes) for pair in range(int(header["queue_pairs"]))]
 
     @classmethod
     def create(cls, device: str, queue_pairs: int, lane_bytes: int, snaplen: int) -> tuple[Self, int]:
