@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from mpnet.control.descriptors import let_close
+from mpnet.control.descriptors import Closer
 from mpnet.control.log import Log
 from mpnet.control.tasks import Tasks
 
@@ -46,6 +46,7 @@ class Acceptor:
         self._spare = spare
         self._loops = Tasks(log)
         self._served = Tasks(log)
+        self._closer = Closer()
         self._connections: dict[asyncio.Task[None], None] = {}
         self.accepting = False
         """Whether the last one to come could be taken, or the first still can."""
@@ -66,9 +67,18 @@ class Acceptor:
         await self._loops.cancel()
         await self._served.cancel()
 
+    def let_close(self, sock: socket.socket) -> None:
+        """Close a connection that nobody has read; while too many wait to be closed, none is accepted."""
+        self._closer.close(sock)
+
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if self._closer.full:
+                self.accepting = False
+                self._log.error("no connection is accepted: those before cannot be closed")
+                await self._closer.room()
+                self.accepting = True
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as error:
@@ -83,7 +93,7 @@ class Acceptor:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Linux gives the lowest number that is free.
         if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - self._spare:
-            let_close(sock)
+            self.let_close(sock)
             self.accepting = False
             self._log.error("connection refused: file descriptors are short", limit=limit, spare=self._spare)
             return
@@ -103,4 +113,4 @@ class Acceptor:
     def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._connections.pop(task, None)
         if task.cancelled() or task.exception():
-            let_close(sock)
+            self.let_close(sock)

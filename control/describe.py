@@ -7,7 +7,7 @@ import msgspec
 
 from mpnet.control.device import Device
 from mpnet.control.worker import Worker
-from mpnet.segment.layout import Code, DropReason, Engine, Fault, RestartReason, RingState, workers_of
+from mpnet.segment.layout import Code, DropReason, Engine, Fault, RestartReason, RingState, name_of, workers_of
 from mpnet.tap.absent import NoTap
 from mpnet.virtio.config_space import format_mac
 from mpnet.virtio.features import names
@@ -98,8 +98,8 @@ def _ring(device: Device, number: int) -> dict[str, Any]:
         "queue": None if control else number // 2,
         "worker": int(record.worker) - 1 if record.worker else None,
         "direction": "control" if control else ("rx", "tx")[number % 2],
-        "state": RingState(int(record.state)).name.lower(),
-        "fault": Fault(int(record.fault)).name.lower(),
+        "state": name_of(RingState, int(record.state)),
+        "fault": name_of(Fault, int(record.fault)),
         "size": int(record.entries),
         **{counter: int(record[counter]) for counter in _COUNTERS},
         "drops": {reason.name.lower(): int(record.drops[reason]) for reason in DropReason},
@@ -117,8 +117,8 @@ def _worker(device: Device, slot: int, worker: Worker | None) -> dict[str, Any]:
         "age": worker.age if worker else None,
         "heartbeat_age": time.monotonic() - int(record.heartbeat_ns) / 1e9 if record.heartbeat_ns else None,
         "pairs": [pair for pair, owner in enumerate(workers_of(device.segment.rings)) if owner == slot],
-        "engine": Engine(int(record.engine)).name.lower(),
-        "code": Code(int(record.code)).name.lower(),
+        "engine": name_of(Engine, int(record.engine)),
+        "code": name_of(Code, int(record.code)),
         "wakeups": int(record.wakeups),
         "polls": {"hits": int(record.poll_hits), "misses": int(record.poll_misses)},
         "polled_seconds": int(record.poll_ns) / 1e9,

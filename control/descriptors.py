@@ -15,6 +15,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +50,9 @@ EXPECTED: Mapping[int, tuple[Kind, ...]] = MappingProxyType(
     }
 )
 """Kinds of descriptors by the request that brings them; User-Mode Linux calls by pipes and Unix sockets."""
+
+MOST_CLOSING = 32
+"""Connections of one device whose close waits, before it takes no more."""
 
 _RAMFS = 0x858458F6
 _TMPFS = 0x01021994
@@ -103,9 +107,46 @@ async def close_admitted(fds: Iterable[int], enough: asyncio.Event) -> None:
     await close_foreign(sockets, enough)
 
 
-def let_close(sock: socket.socket) -> None:
-    """Close a connection that nobody has read: descriptors may be queued in it; nobody waits for that."""
-    threading.Thread(target=sock.close, daemon=True).start()
+class Closer:
+    """Closes connections that nobody has read: descriptors may be queued in them. Nobody waits for that.
+
+    Each has a thread, which waits for as long as whoever queued them likes: so there is a number of them with
+    which whoever makes more waits for ``room``, or the process would have no thread left for anybody.
+    """
+
+    def __init__(self) -> None:
+        self._closing = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether ``room`` would wait."""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        """Wait until fewer than ``MOST_CLOSING`` are being closed."""
+        await self._room.wait()
+
+    def close(self, sock: socket.socket) -> None:
+        """Close a connection soon."""
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            with suppress(OSError):
+                sock.close()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(self._count, -1)
+
+        threading.Thread(target=work, daemon=True).start()
+        self._count(1)
+
+    def _count(self, more: int) -> None:
+        self._closing += more
+        if self._closing < MOST_CLOSING:
+            self._room.set()
+        else:
+            self._room.clear()
 
 
 async def _kind_of(fd: int, enough: asyncio.Event) -> Kind:

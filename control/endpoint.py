@@ -91,7 +91,7 @@ class Endpoint:
         if self._may_attach(peer) and await self._speaks(sock, peer) and await self._turn(sock, peer):
             self._begin(sock, peer)
         else:
-            descriptors.let_close(sock)
+            self._acceptor.let_close(sock)
 
     def _may_attach(self, peer: Peer) -> bool:
         if not self._users or peer.uid in self._users or peer.uid == _ROOT:
@@ -170,7 +170,7 @@ class Endpoint:
             await metered(session.run(), self._budget.spend)
         except Exception:  # whatever it is, the next front-end is to be served
             self._device.log.exception("session failed")
-            descriptors.let_close(sock)
+            self._acceptor.let_close(sock)
         self._note_end(pid, session)
 
     async def _connect(self) -> None:
@@ -196,8 +196,8 @@ class Endpoint:
                 peer = Peer.of(sock)
                 if self._may_attach(peer):
                     await asyncio.wait([self._begin(sock, peer, patient=True)])
-                else:
-                    sock.close()
+                else:  # what it may have queued is closed before the next attempt
+                    await descriptors.close_foreign((sock.detach(),), asyncio.Event())
             await asyncio.sleep(_RECONNECT_SECONDS)
 
 

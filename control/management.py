@@ -125,9 +125,10 @@ class ManagementServer:
         """Tell a client too many so."""
         error = MpnetError(f"{MAX_CLIENTS} clients are connected already", "close some of them")
         self._log.warning("management client refused", problem=error.problem)
-        with sock, suppress(OSError):
+        with suppress(OSError):
             sock.settimeout(0)
             sock.send(pack(_refusal(error)))
+        self._acceptor.let_close(sock)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))

@@ -8,11 +8,12 @@ that lies in no region: ``Backend.unmapped_rings``.
 
 import asyncio
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from mpnet.control.aside import aside
 from mpnet.control.log import Log
@@ -67,18 +68,39 @@ def unshared(backings: Sequence[Backing], pid: int) -> list[MemoryRegion]:
             lines = maps.readlines(_MOST_BYTES)
     except OSError:
         return []
-    private = [line.split(maxsplit=5) for line in lines if b"p " in line[:50]]
-    return [each.region for each in backings if any(_hides(fields, each) for fields in private)]
+    # Each line once, and a search for each region: a process may have 65530 mappings, and 509 regions of them.
+    private = [_mapping(line) for line in lines if b"p " in line[:50]]
+    starts = [mapping.start for mapping in private]
+    return [
+        each.region
+        for each in backings
+        if (place := bisect_right(starts, each.region.user_address)) and private[place - 1].hides(each)
+    ]
 
 
-def _hides(fields: list[bytes], backing: Backing) -> bool:
-    """Whether a line of ``/proc/PID/maps`` (proc(5)) is a private mapping that has a region's place and file."""
-    addresses, permissions, _, device, inode, *_ = fields
+class _Mapping(NamedTuple):
+    """A line of ``/proc/PID/maps`` (proc(5)), which has them by address."""
+
+    start: int
+    end: int
+    private: bool
+    device: tuple[int, int]
+    inode: int
+
+    def hides(self, backing: Backing) -> bool:
+        """Whether it is private and has a region's place and file."""
+        return (
+            self.private
+            and self.start <= backing.region.user_address < self.end
+            and (self.device, self.inode) == (backing.device, backing.inode)
+        )
+
+
+def _mapping(line: bytes) -> _Mapping:
+    addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)
     start, end = (int(address, 16) for address in addresses.split(b"-"))
-    if permissions[3:] != b"p" or not start <= backing.region.user_address < end:
-        return False
     major, minor = (int(number, 16) for number in device.split(b":"))
-    return ((major, minor), int(inode)) == (backing.device, backing.inode)
+    return _Mapping(start, end, permissions[3:] == b"p", (major, minor), int(inode))
 
 
 class SharingWatch:

@@ -395,9 +395,9 @@ class Supervisor:
             del self.workers[slot]
         if not self._running:
             return
+        self._replace_later(slot, worker.age)
         self._around.segment.workers[slot].restarts[ending.reason] += 1
         self._trace(Kind.WORKER_ENDED, slot, worker.pid, ending.reason)
-        self._replace_later(slot, worker.age)
         self._around.log.warning(
             "worker ended", worker=slot, pid=worker.pid, reason=ending.reason.name.lower(), detail=ending.detail
         )

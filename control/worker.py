@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from mpnet.control.budget import Budget
 from mpnet.control.fork_server import Process
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
+from mpnet.foreign import readable
 from mpnet.rpc.channel import Channel, ChannelClosedError
 from mpnet.rpc.worker import ControlCommand, Done, Failed, Forbidden, Isolated, Request, RingBroken, Shutdown
 from mpnet.segment.layout import Code, RestartReason
@@ -37,6 +38,8 @@ class WorkerRefusedError(MpnetError):
 
 _MOST_AT_ONCE = 16
 """Reports of a worker that are taken before others have a turn."""
+_MOST_STAGES = 16
+"""More than isolation has."""
 _MOST_LEFT = 4096
 """More than a socket holds of them."""
 
@@ -78,10 +81,12 @@ class Listener:
     Attributes:
         reported: a ring broke, the control queue has a command, or the worker is isolated.
         ended: the process is gone, and nobody had asked it to.
+        budget: of control's time for what workers say; those of a device share it, as they share their guest.
     """
 
     reported: Callable[["Worker", RingBroken | ControlCommand | Isolated], None]
     ended: Callable[["Worker", Ending], None]
+    budget: Budget = field(default_factory=Budget)
 
 
 class Worker:
@@ -109,7 +114,6 @@ class Worker:
         self._listener = listener
         self._limits = limits or Limits()
         self._turn = asyncio.Lock()
-        self._budget = Budget()
         self._gone = asyncio.Event()
         self._answer: asyncio.Future[Done | Failed] | None = None
         self._abandoned = 0  # answers still to come that nobody waits for any more
@@ -257,8 +261,8 @@ class Worker:
         """Take some of what has come over the channel; more than a worker's share of control's time waits."""
         begun = time.perf_counter()
         self._receive(_MOST_AT_ONCE)
-        self._budget.spend(time.perf_counter() - begun)
-        if self._channel is not None and (debt := self._budget.debt):
+        self._listener.budget.spend(time.perf_counter() - begun)
+        if self._channel is not None and (debt := self._listener.budget.debt):
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._channel.fileno())
             loop.call_later(debt, self._read_on)
@@ -292,9 +296,11 @@ class Worker:
 
     def _take(self, report: Any) -> None:
         if isinstance(report, Isolated):
+            report = Isolated(_told(report.missing))
             self.unisolated = report.missing
         if isinstance(report, Forbidden):
-            self._forbidden = f"system call {report.call}, which it has not declared, at {report.where}"
+            call, where = readable(report.call.encode()), readable(report.where.encode())
+            self._forbidden = f"system call {call}, which it has not declared, at {where}"
         elif isinstance(report, RingBroken | ControlCommand | Isolated):
             self._listener.reported(self, report)
         elif self._abandoned:
@@ -332,6 +338,13 @@ class Worker:
         self._gone.set()
         if not self._asked_to_stop:
             self._listener.ended(self, self.ending)
+
+
+def _told(missing: dict[str, str]) -> dict[str, str]:
+    """What a worker lacks of its isolation, as it may be logged."""
+    if len(missing) > _MOST_STAGES:
+        raise ValueError(f"{len(missing)} stages of isolation, expected {_MOST_STAGES} at most")
+    return {readable(name.encode()): readable(why.encode()) for name, why in missing.items()}
 
 
 def _ending(code: int | None, fault: str, forbidden: str) -> Ending:

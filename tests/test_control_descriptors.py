@@ -6,14 +6,18 @@ import os
 import socket
 import struct
 import termios
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from mpnet.control import descriptors
+from mpnet.control.acceptor import Acceptor
 from mpnet.control.descriptors import admit
 from mpnet.control.launcher import Launcher
+from mpnet.control.log import get_log
 from mpnet.errors import ProtocolError
 from mpnet.vhost_user.effects import MemoryRegion
 from mpnet.vhost_user.messages import HEADER, MAX_FDS, Message, Request
@@ -57,6 +61,42 @@ def say(sock: socket.socket, request: Request, fd: int) -> None:
 def unread(sock: socket.socket) -> int:
     """Bytes that the other end has not taken yet."""
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), "little")
+
+
+def test_connections_whose_close_waits_hold_few_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "MOST_CLOSING", 2)
+    taken = 0
+
+    async def run() -> None:
+        async def serve(sock: socket.socket) -> None:
+            nonlocal taken
+            taken += 1
+            accepting.let_close(sock)
+
+        accepting = Acceptor(serve, get_log(), 1)
+        with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack:
+            listener.bind(str(tmp_path / "socket"))
+            listener.listen(16)
+            readers = []
+            for _ in range(8):
+                fd, reader = stack.enter_context(lingering())
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.connect(str(tmp_path / "socket"))
+                say(client, Request.GET_FEATURES, fd)
+                readers.append(reader)
+            before = threading.active_count()
+            accepting.start(listener)
+            await eventually(lambda: not accepting.accepting, "it takes no more")
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert taken == threading.active_count() - before <= 3
+            for reader in readers:
+                reader.close()
+            await eventually(lambda: taken == 8, "it goes on")
+            await accepting.close()
+
+    with network_namespace():
+        asyncio.run(run())
 
 
 def open_files() -> int:

@@ -35,6 +35,20 @@ def scripted() -> Iterator[tuple[Script, Launcher]]:
         yield both
 
 
+def test_a_device_is_described_whatever_its_workers_wrote(
+    tmp_path: Path, scripted: tuple[Script, Launcher]
+) -> None:
+    async def run() -> None:
+        async with served(tmp_path, *scripted, queue_pairs=2) as device:
+            device.segment.rings.state = device.segment.rings.fault = 99
+            device.segment.workers.engine = device.segment.workers.code = -1
+            told = describe_device(device)
+            assert {(ring["state"], ring["fault"]) for ring in told["rings"]} == {("unknown 99", "unknown 99")}
+            assert {(each["engine"], each["code"]) for each in told["workers"]} == {("unknown -1", "unknown -1")}
+
+    asyncio.run(run())
+
+
 def test_a_front_end_attaches_starts_stops_and_leaves(tmp_path: Path, scripted: tuple[Script, Launcher]) -> None:
     async def run() -> None:
         async with served(tmp_path, *scripted, queue_pairs=2) as device:

@@ -79,6 +79,26 @@ def test_a_map_of_any_length_is_read_to_a_bound(memory_fd: int, monkeypatch: pyt
     assert unshared([private], os.getpid()) == []
 
 
+def test_a_map_is_gone_through_once_however_many_regions_there_are(
+    memory_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    mapping = sharing._mapping
+
+    def counted(line: bytes) -> sharing._Mapping:
+        nonlocal looks
+        looks += 1
+        return mapping(line)
+
+    monkeypatch.setattr(sharing, "_mapping", counted)
+    memories = [mapped(memory_fd, mmap.MAP_PRIVATE) for _ in range(50)]
+    regions = [region(memory, memory_fd) for memory in memories]
+    with Path("/proc/self/maps").open("rb") as maps:
+        lines = len(maps.readlines())
+    assert unshared(regions, os.getpid()) == [each.region for each in regions]
+    assert len(regions) <= looks <= 2 * lines
+
+
 def test_memory_is_looked_at_one_look_at_a_time_and_the_last_counts(
     memory_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from mpnet.control.supervisor import Supervisor, Surroundings
 from mpnet.control.worker import Ending, Listener, Worker, WorkerLostError, WorkerRefusedError
 from mpnet.errors import MpnetError
 from mpnet.rpc.channel import Channel
-from mpnet.rpc.worker import AttachPair, ControlCommand, Report, RingBroken, SetMemory
+from mpnet.rpc.worker import AttachPair, ControlCommand, Forbidden, Isolated, Report, RingBroken, SetMemory
 from mpnet.segment.layout import Code, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.vhost_user.effects import MemoryRegion
@@ -531,13 +531,13 @@ def test_what_a_worker_reports_without_end_holds_nobody_up(
             await asyncio.sleep(0)
             most, before = max(most, len(reports) - before), len(reports)
         assert most == 16
-        worker._budget.spend(2.0)
+        listener.budget.spend(2.0)
         for _ in range(100):
             sender.send(RingBroken(0, 1))
         for _ in range(100):
             await asyncio.sleep(0)
         assert len(reports) == 116
-        worker._budget = Budget()
+        object.__setattr__(listener, "budget", Budget())
         worker._read_on()
         await eventually(lambda: len(reports) == 200, "it is listened to again")
         worker._forget_channel()
@@ -566,6 +566,30 @@ def test_a_worker_that_reports_what_cannot_be_is_given_up(
         theirs.close()
 
     asyncio.run(run())
+
+
+def test_the_workers_of_a_device_have_one_share_of_the_event_loop(scripted: tuple[Script, Launcher]) -> None:
+    async def run() -> None:
+        async with _supervised(scripted, 2, 2) as (supervisor, *_):
+            supervisor.workers[0]._listener.budget.spend(2.0)
+            assert all(worker._listener.budget.debt for worker in supervisor.workers.values())
+
+    asyncio.run(run())
+
+
+def test_what_a_worker_calls_its_rights_and_its_calls_fits_into_a_line(scripted: tuple[Script, Launcher]) -> None:
+    seen: list[object] = []
+    listener = Listener(lambda _, report: seen.append(report), lambda *_: None)
+    worker = Worker(scripted[0].device, 0, scripted[1], listener, QUICK)
+    worker._take(Isolated({"root\x1b[2J\n": "\x1b]0;\x07" + "x" * 1000}))
+    ((name, why),) = worker.unisolated.items() if worker.unisolated else ()
+    assert seen == [Isolated({name: why})]
+    assert (name + why).isprintable()
+    assert len(why) < 1000
+    worker._take(Forbidden("\x1b[2J", "\n\n"))
+    assert worker._forbidden.isprintable()
+    with pytest.raises(ValueError, match="100 stages"):
+        worker._take(Isolated({str(number): "" for number in range(100)}))
 
 
 def test_descriptors_that_come_with_a_message_that_is_none_are_closed() -> None:

@@ -85,6 +85,16 @@ def test_rates_are_differences_of_what_is_in_shared_memory(segment: Segment) -> 
     assert (second.batch, second.queues, second.alive) == (0, [1], False)
 
 
+def test_what_no_worker_of_ours_writes_is_shown_as_numbers(segment: Segment) -> None:
+    """Root looks at other users' devices, and whoever takes a worker over writes there what he likes."""
+    segment.rings.state = segment.rings.fault = 99
+    segment.workers.code = segment.workers.pid = -7
+    segment.header.negotiation = 1 << 62
+    (device,) = Sampler([segment.name]).sample().devices
+    assert {(queue.rx.state, queue.rx.fault) for queue in device.queues} == {("unknown 99", "unknown 99")}
+    assert {(worker.code, worker.alive) for worker in device.workers} == {("unknown -7", False)}
+
+
 def test_a_device_that_comes_back_has_no_rates_of_the_last_one() -> None:
     name = f"test-{uuid.uuid4().hex[:12]}"
     sampler, history = Sampler([name]), History()

@@ -73,6 +73,14 @@ def test_an_event_that_is_being_written_is_not_read(trace: Trace) -> None:
     assert trace.read(TRACE_ENTRIES)[0][0].values[0] == 7
 
 
+@pytest.mark.parametrize("count", [(1 << 63) - 1, -(1 << 63), -1])
+def test_whatever_a_worker_wrote_for_a_count_control_goes_on_recording(trace: Trace, count: int) -> None:
+    trace._count[0] = count
+    trace.record(Kind.WORKER_ENDED, 0, 1, 2)
+    trace.record(Kind.WORKER_LAUNCHED, 0, 1)
+    assert [event.kind for event in trace.read(trace.count - 1)[0]] == [Kind.WORKER_LAUNCHED]
+
+
 def test_an_event_of_another_version_is_told_by_its_number() -> None:
     assert Event(1, 0, 999, -1, (1, 2, 3)).named_values() == {}
     assert 999 not in KINDS

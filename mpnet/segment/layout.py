@@ -119,6 +119,14 @@ class Code(enum.IntEnum):
     COMPILED = 2
 
 
+def name_of(kind: type[enum.IntEnum], value: int) -> str:
+    """A value's name in lower case; a number that is none, as a worker that is taken over may write, as such."""
+    try:
+        return kind(value).name.lower()
+    except ValueError:
+        return f"unknown {value}"
+
+
 BURST_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the frames-per-burst histogram, with one more bucket for what lies above."""
 ROUND_BUCKETS_NS = (2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)

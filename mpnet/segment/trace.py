@@ -78,6 +78,8 @@ VALUES: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
 )
 """Names of an event's values, at most three."""
 
+_MOST_EVENTS = (1 << 62) - 1
+
 RING_KINDS = frozenset(
     {
         Kind.RING_STARTED,
@@ -151,7 +153,8 @@ class Trace:
             subject: the ring, queue pair or worker slot it is about.
             values: three at most, as ``VALUES`` names them.
         """
-        count = self.count
+        # Workers can write here, too: a count that cannot be must not end what control is doing.
+        count = self.count & _MOST_EVENTS
         event = self._events[count % TRACE_ENTRIES]
         event["sequence"] = 0
         first, second, third, *_ = *values, 0, 0, 0

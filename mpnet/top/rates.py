@@ -14,7 +14,7 @@ import psutil
 
 from mpnet.errors import MpnetError
 from mpnet.segment.attachments import Attachments
-from mpnet.segment.layout import Code, DropReason, Fault, Negotiation, RingState, workers_of
+from mpnet.segment.layout import Code, DropReason, Fault, Negotiation, RingState, name_of, workers_of
 from mpnet.segment.segment import Segment, is_served
 
 
@@ -206,7 +206,7 @@ def _cpu_seconds(pid: int) -> float:
     """Seconds on a processor so far; negative where there is no such process."""
     try:
         times = psutil.Process(pid).cpu_times() if pid else None
-    except psutil.Error:
+    except (psutil.Error, ValueError):  # the number is a worker's word
         return -1.0
     return times.user + times.system if times else -1.0
 
@@ -230,7 +230,7 @@ def _device(name: str, before: _Counters, after: _Counters, seconds: float) -> D
     served = is_served(header)
     return DeviceRates(
         device=name,
-        state=Negotiation(int(header.negotiation)).name.lower() if served else "orphaned",
+        state=name_of(Negotiation, int(header.negotiation)) if served else "orphaned",
         queue_pairs=pairs,
         enabled_pairs=int(header.enabled_pairs),
         queues=queues,
@@ -251,8 +251,8 @@ def _direction(before: Any, after: Any, seconds: float) -> DirectionRates:
         return _per_second(before[name], after[name], seconds)
 
     return DirectionRates(
-        state=RingState(int(after["state"])).name.lower(),
-        fault=Fault(int(after["fault"])).name.lower(),
+        state=name_of(RingState, int(after["state"])),
+        fault=name_of(Fault, int(after["fault"])),
         packets=rate("packets"),
         bits=8 * rate("bytes"),
         drops=_per_second(before["drops"].sum(), after["drops"].sum(), seconds),
@@ -285,7 +285,7 @@ def _worker(name: str, slot: int, before: _Counters, after: _Counters, seconds: 
         wakeups=_per_second(old["wakeups"], new["wakeups"], seconds),
         heartbeat_age=max(0.0, time.monotonic() - int(new["heartbeat_ns"]) / 1e9),
         restarts=int(new["restarts"].sum()),
-        code=Code(int(new["code"])).name.lower(),
+        code=name_of(Code, int(new["code"])),
         queues=[pair for pair, owner in enumerate(workers_of(after.rings)) if owner == slot],
     )
 
