@@ -20,7 +20,7 @@ from mpnet.rpc.worker import Forbidden, Isolated, Request
 from mpnet.segment import process
 from mpnet.segment.layout import Code
 from mpnet.segment.segment import Segment
-from mpnet.workers.isolation.descriptors import close_others
+from mpnet.workers.isolation.descriptors import close_others, let_go
 from mpnet.workers.isolation.stages import isolate
 from mpnet.workers.isolation.violation import on_violation
 from mpnet.workers.worker import Worker
@@ -44,7 +44,7 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
     if perf.PERF:
         perf.write_map()
     segment = Segment.from_fd(segment_fd, owner=None)
-    os.close(segment_fd)
+    let_go(segment_fd)
     sock.settimeout(0)
     channel = Channel(sock, Request)
     worker = Worker(segment, slot, channel)
