@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpnet.errors import MpnetError
+from mpnet.rpc import unix_socket
 from mpnet.rpc.unix_socket import bind_unix, release_unix
 
 
@@ -31,6 +32,23 @@ def test_the_socket_is_the_groups_that_is_wanted(tmp_path):
         assert path.stat().st_gid == 4711
     with pytest.raises(MpnetError, match="there is no group 'nobodys'"):
         bind_unix(path, 0o660, "nobodys")
+
+
+def test_what_takes_the_sockets_place_is_given_to_nobody(tmp_path, monkeypatch):
+    path, precious = tmp_path / "s", tmp_path / "precious"
+    precious.write_text("")
+    precious.chmod(0o600)
+    bind = unix_socket._bind
+
+    def swapped(sock, path):
+        bind(sock, path)
+        path.unlink()
+        path.symlink_to(precious)
+
+    monkeypatch.setattr(unix_socket, "_bind", swapped)
+    with pytest.raises(MpnetError, match="was replaced by something else"):
+        bind_unix(path, 0o666, "4711")
+    assert (precious.stat().st_gid, stat.S_IMODE(precious.stat().st_mode)) == (os.getegid(), 0o600)
 
 
 def test_a_user_without_rights_is_told_what_it_takes(tmp_path):

@@ -5,6 +5,8 @@ import grp
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mpnet.errors import MpnetError
@@ -42,9 +44,10 @@ def bind_unix(path: str | Path, mode: int = 0o600, group: str = "") -> socket.so
         # Linux gives the path the socket's own mode less the umask: nobody gets in before the chmod below.
         os.fchmod(sock.fileno(), 0o600 & mode)
         _bind(sock, path)
-        if group:
-            _give(path, gid, group)
-        path.chmod(mode)
+        with _bound(path) as itself:
+            if group:
+                _give(path, itself, gid, group)
+            itself.chmod(mode)
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -104,9 +107,27 @@ def _group(name: str) -> int:
         raise MpnetError(f"there is no group {name!r}", f"as root: groupadd --system {name}") from None
 
 
-def _give(path: Path, gid: int, group: str) -> None:
+@contextmanager
+def _bound(path: Path) -> Iterator[Path]:
+    """What was bound just now, by a name that stays its own: who owns the folder may put a link in its place.
+
+    Root's rights would be given to whatever that leads to.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.chown(path, -1, gid)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise MpnetError(
+                f"the socket {path} was replaced by something else just now",
+                f"choose a folder that only you can write to; {path.parent} is not",
+            )
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def _give(path: Path, itself: Path, gid: int, group: str) -> None:
+    try:
+        os.chown(itself, -1, gid)
     except PermissionError:
         path.unlink(missing_ok=True)
         raise MpnetError(
