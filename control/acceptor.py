@@ -9,6 +9,7 @@ from typing import Any
 
 from mpnet.control.descriptors import Closer
 from mpnet.control.log import Log
+from mpnet.control.sockets import readable
 from mpnet.control.tasks import Tasks
 
 _PAUSE_SECONDS = 0.5
@@ -72,15 +73,18 @@ class Acceptor:
         self._closer.close(sock)
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             if self._closer.full:
                 self.accepting = False
                 self._log.error("no connection is accepted: those before cannot be closed")
                 await self._closer.room()
                 self.accepting = True
+            # Not loop.sock_accept: cancelled in the moment in which it has one, it drops the connection unclosed.
+            await readable(listener)
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                continue  # it has gone again
             except OSError as error:
                 self.accepting = False
                 self._log.error("no connection can be accepted", problem=error.strerror)

@@ -10,7 +10,8 @@ from mpnet.control.acceptor import Acceptor
 from mpnet.control.budget import metered
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer, uids
-from mpnet.control.session import Session, readable
+from mpnet.control.session import Session
+from mpnet.control.sockets import readable
 from mpnet.control.tasks import Tasks
 from mpnet.errors import MpnetError
 from mpnet.rpc.unix_socket import bind_unix, release_unix

@@ -30,6 +30,7 @@ from mpnet.rpc.unix_socket import bind_unix, release_unix
 MAX_CLIENTS = 64
 """Connections at a time; a client too many is told so."""
 
+_FAREWELL_SECONDS = 1.0
 _ROOT = 0
 
 Handler = Callable[[Any], Awaitable[Any]]
@@ -119,7 +120,7 @@ class ManagementServer:
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             pass  # it is gone, or this process is stopping: nobody is left to tell
         finally:
-            writer.close()
+            await _let_go(writer)
 
     def _refuse(self, sock: socket.socket) -> None:
         """Tell a client too many so."""
@@ -159,6 +160,15 @@ class ManagementServer:
             )
         finally:
             self._observe(request.method, time.perf_counter() - started)
+
+
+async def _let_go(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, once its client has taken what was written, or has had time to."""
+    writer.close()
+    try:
+        await asyncio.wait_for(writer.wait_closed(), _FAREWELL_SECONDS)
+    except (TimeoutError, OSError):
+        writer.transport.abort()
 
 
 def _read_params(request: Request) -> msgspec.Struct:

@@ -11,6 +11,7 @@ from mpnet.control import descriptors, sharing
 from mpnet.control.budget import Budget
 from mpnet.control.device import Device
 from mpnet.control.peer import Peer
+from mpnet.control.sockets import readable, writable
 from mpnet.errors import MpnetError
 from mpnet.segment.layout import MESSAGE_BUCKETS_NS
 from mpnet.segment.trace import Kind
@@ -214,7 +215,7 @@ class Session:
 
     async def _until_writable(self) -> None:
         try:
-            await asyncio.wait_for(_writable(self._sock), _SEND_SECONDS)
+            await asyncio.wait_for(writable(self._sock), _SEND_SECONDS)
         except TimeoutError:
             raise SessionEndedError(f"it takes no answer for {_SEND_SECONDS:g} s") from None
 
@@ -245,24 +246,3 @@ class Session:
             yield
         except Exception as error:
             self._device.log.error("session not wholly forgotten", problem=str(error), exc_info=error)
-
-
-async def readable(sock: socket.socket) -> None:
-    """Wait until something can be read of a socket, or its end."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_writer(sock)
