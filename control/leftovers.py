@@ -63,7 +63,7 @@ def _open_worker(pid: int, ticks: int, boot: bytes, device: str) -> int | None:
     """A pidfd of a worker that is still there; None where the number is another process's by now."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):  # the number is a worker's word
         return None
     # Only now: the process behind a pidfd stays the same.
     if process.lives(pid, ticks, boot) and process.title(pid).startswith(process.worker_title(device)):

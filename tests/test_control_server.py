@@ -378,3 +378,14 @@ def test_a_signal_while_the_server_warms_up_ends_it(tmp_path: Path, scripted: tu
             control.kill()
     assert script.device not in segments.names()
     assert link.find("tap0") is None
+
+
+@pytest.mark.parametrize("number", [1 << 31, 1 << 62, -(1 << 62), -1])
+def test_a_number_that_is_no_process_stops_no_start(scripted: tuple[Script, Launcher], number: int) -> None:
+    script, _ = scripted
+    segment = Segment.create(script.device, 1)
+    segment.header.control_pid = 0
+    segment.workers[0].pid = segment.workers[0].start_ticks = number
+    leftovers.clear(script.device, get_log())
+    assert script.device not in segments.names()
+    segment.unlink()

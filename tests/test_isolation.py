@@ -216,11 +216,14 @@ def test_a_worker_sees_nothing_and_holds_what_it_was_given(forks: Server) -> Non
         namespaces = {name: (folder / "ns" / name).readlink() for name in ("net", "mnt", "ipc")}
         root, owner = list((folder / "root").iterdir()), (folder / "maps").stat().st_uid
         files = {str(fd.readlink()) for fd in (folder / "fd").iterdir()}
+        maps = (folder / "maps").read_text().splitlines()
     assert not [name for name, own in namespaces.items() if own == Path(f"/proc/self/ns/{name}").readlink()]
     assert (root, owner) == ([], 0), "nothing is mounted, and nobody but root looks into it"
     stderr = str(Path("/proc/self/fd/2").readlink())
     kinds = ("socket:", "anon_inode:", "pipe:", "/dev/shm/mpnet-guest.")  # noqa: S108 - as Linux names what is given
     assert {file for file in files if not file.startswith(kinds)} == {"/dev/null", stderr}, "not the segment"
+    parts = [line.split()[1] for line in maps if line.endswith(f"/mpnet.{harness.segment.name}")]
+    assert parts == ["r--s", "rw-s"], "and of that it cannot change what control wrote"
 
 
 # Stages, each by itself.

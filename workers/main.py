@@ -21,6 +21,7 @@ from mpnet.segment import process
 from mpnet.segment.layout import Code
 from mpnet.segment.segment import Segment
 from mpnet.workers.isolation.descriptors import close_others, let_go
+from mpnet.workers.isolation.header import protect
 from mpnet.workers.isolation.stages import isolate
 from mpnet.workers.isolation.violation import on_violation
 from mpnet.workers.worker import Worker
@@ -45,6 +46,7 @@ def run(device: str, slot: int, sock: socket.socket, segment_fd: int) -> None:
         perf.write_map()
     segment = Segment.from_fd(segment_fd, owner=None)
     let_go(segment_fd)
+    protect(segment.address)
     sock.settimeout(0)
     channel = Channel(sock, Request)
     worker = Worker(segment, slot, channel)

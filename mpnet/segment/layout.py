@@ -3,7 +3,7 @@
 Control creates the segment; control, workers and any reader map it. Each field is a 64-bit integer on an 8-byte
 boundary, so no reader sees half a value, and each record fills whole cache lines, so no two writers share one.
 
-    header            written by control
+    header            written by control; workers only read it
     rings[rings]      ring 2q is queue pair q's rx, 2q+1 its tx, the last the control queue; written by the
                       one worker that serves the pair
     workers[pairs]    written by that worker, but for the restart counts, which are control's
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MAGIC = 0x74656E706D  # "mpnet" read as a little-endian integer
-VERSION = 6
+VERSION = 7
 MAX_QUEUE_PAIRS = 64
 MAX_MEMORY_SLOTS = 509
 """Regions of a guest's memory: as many as QEMU's own library for back-ends takes."""
@@ -244,8 +244,8 @@ def segment_bytes(queue_pairs: int) -> int:
 
 
 def rings_offset() -> int:
-    """Where the ring records begin."""
-    return HEADER.itemsize
+    """Where the ring records begin: on a page, so that workers can be kept from writing to the header."""
+    return -(-HEADER.itemsize // PAGE) * PAGE
 
 
 def workers_offset(queue_pairs: int) -> int:
