@@ -19,6 +19,37 @@ from tests.test_driver_on_device import ETHERTYPE
 FRAME = bytes(6) + b"\x02\0\0\0\0\x01" + ETHERTYPE.to_bytes(2, "big") + bytes(range(86))
 
 
+def test_three_devices_of_64_queue_pairs_are_served_from_the_usual_limit_on_open_files() -> None:
+    """The soft one of a shell, 1024: not even two would fit. First here, as ``device`` has the same name."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    setup = Setup(queue_pairs=MAX_QUEUE_PAIRS, ring_size=4, memory=(64 << 20,))
+    try:
+        with tempfile.TemporaryDirectory(prefix="mpnet-") as folder, ExitStack() as stack:
+            words = [
+                f"id=more{number},backend=null,socket={folder}/{number},queue-pairs=64,workers=1"
+                for number in range(3)
+            ]
+            options = [word for each in words for word in ("--device", each)]
+            running = stack.enter_context(
+                Running(
+                    Path(folder),
+                    None,
+                    words="backend=null",
+                    options=options,
+                    environment={"MPNET_JIT": "0"},
+                    wrapper=("prlimit", "--nofile=1024:"),
+                )
+            )
+            drivers = [stack.enter_context(Driver.connect(f"{folder}/{number}", setup)) for number in range(3)]
+            for number, driver in enumerate(drivers):
+                driver.send(MAX_QUEUE_PAIRS - 1, [FRAME])
+                shown = running.call("device.show", device=f"more{number}")
+                assert (shown["session"]["state"], shown["rings"][127]["packets"]) == ("running", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.fixture(scope="module")
 def device() -> Iterator[Running]:
     with (
@@ -65,34 +96,3 @@ def test_ring_sizes(device: Running, host: socket.socket, entries: int) -> None:
                 while FRAME not in got:
                     got = [frame.data for frame in driver.receive(0)]
                     assert got
-
-
-def test_three_devices_of_64_queue_pairs_are_served_from_the_usual_limit_on_open_files() -> None:
-    """The soft one of a shell, 1024: not even two would fit."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    setup = Setup(queue_pairs=MAX_QUEUE_PAIRS, ring_size=4, memory=(64 << 20,))
-    try:
-        with tempfile.TemporaryDirectory(prefix="mpnet-") as folder, ExitStack() as stack:
-            words = [
-                f"id=more{number},backend=null,socket={folder}/{number},queue-pairs=64,workers=1"
-                for number in range(3)
-            ]
-            options = [word for each in words for word in ("--device", each)]
-            running = stack.enter_context(
-                Running(
-                    Path(folder),
-                    None,
-                    words="backend=null",
-                    options=options,
-                    environment={"MPNET_JIT": "0"},
-                    wrapper=("prlimit", "--nofile=1024:"),
-                )
-            )
-            drivers = [stack.enter_context(Driver.connect(f"{folder}/{number}", setup)) for number in range(3)]
-            for number, driver in enumerate(drivers):
-                driver.send(MAX_QUEUE_PAIRS - 1, [FRAME])
-                shown = running.call("device.show", device=f"more{number}")
-                assert (shown["session"]["state"], shown["rings"][127]["packets"]) == ("running", 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
