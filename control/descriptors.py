@@ -99,6 +99,13 @@ async def close_foreign(fds: Iterable[int], enough: asyncio.Event) -> None:
         await aside(lambda: _close_all(foreign), enough)
 
 
+def close_aside(fds: Iterable[int]) -> None:
+    """Close descriptors of any kind in a thread that nobody waits for: of whoever comes to his end by that."""
+    foreign = tuple(fds)
+    if foreign:
+        threading.Thread(target=_close_all, args=(foreign,), daemon=True).start()
+
+
 async def close_admitted(fds: Iterable[int], enough: asyncio.Event) -> None:
     """Close descriptors that have been admitted: a socket as a foreign one, all others at once."""
     admitted = tuple(fds)

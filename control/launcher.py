@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mpnet.control.compilation import Progress, Told, compile_data_path
+from mpnet.control.descriptors import close_aside
 from mpnet.control.fork_server import ForkServer, Process
 from mpnet.control.log import get_log
 from mpnet.control.notify import notify
@@ -162,7 +163,7 @@ class Launcher:
         finally:
             theirs.close()
         ours.settimeout(0)
-        return Launched(process, Channel(ours, Report), code)
+        return Launched(process, Channel(ours, Report, close_aside), code)
 
     async def _usable(self) -> ForkServer:
         """The best server that forks at once, or soon."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mpnet.control.budget import Budget
+from mpnet.control.descriptors import close_aside
 from mpnet.control.fork_server import Process
 from mpnet.control.launcher import Launcher
 from mpnet.errors import MpnetError
@@ -286,8 +287,11 @@ class Worker:
             except (msgspec.ValidationError, ValueError) as error:
                 self.give_up(f"it sent a message that is none ({error})")
                 return
-            for fd in fds:
-                os.close(fd)
+            if fds:
+                # None of ours sends any. A front-end may have chosen them, and what closing them waits for.
+                close_aside(fds)
+                self.give_up("it sent descriptors")
+                return
             try:
                 self._take(report)
             except Exception as error:  # noqa: BLE001 - a worker that a guest has taken over may say anything
@@ -311,7 +315,7 @@ class Worker:
     def _forget_channel(self) -> None:
         if self._channel is not None:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            self._channel.close()
+            close_aside((self._channel.sock.detach(),))  # descriptors may be queued in it
             self._channel = None
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(WorkerLostError(f"{self} has ended"))

@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import pytest
 
+from mpnet.control import descriptors
 from mpnet.control import supervisor as supervision
 from mpnet.control.budget import Budget
 from mpnet.control.compilation import Told
@@ -32,6 +33,8 @@ from mpnet.segment.layout import Code, RestartReason
 from mpnet.segment.segment import Segment
 from mpnet.vhost_user.effects import MemoryRegion
 from tests.control_harness import HASTY, QUICK, Script, eventually, fake_workers
+from tests.real.netns import network_namespace
+from tests.test_control_descriptors import lingering
 
 
 @pytest.fixture
@@ -590,6 +593,32 @@ def test_what_a_worker_calls_its_rights_and_its_calls_fits_into_a_line(scripted:
     assert worker._forbidden.isprintable()
     with pytest.raises(ValueError, match="100 stages"):
         worker._take(Isolated({str(number): "" for number in range(100)}))
+
+
+@pytest.mark.parametrize("message", [b"\xc1", msgspec.msgpack.encode(RingBroken(0, 1))])
+def test_a_worker_that_sends_descriptors_is_given_up_and_nobody_waits_for_their_close(
+    scripted: tuple[Script, Launcher], message: bytes
+) -> None:
+    """A front-end had chosen them, over a Unix socket that it gave for calls: here a close that waits an hour."""
+
+    async def run() -> None:
+        worker = Worker(scripted[0].device, 0, scripted[1], Listener(lambda *_: None, lambda *_: None), QUICK)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        worker._channel = Channel(ours, Report, descriptors.close_aside)
+        with lingering() as (fd, reader), lingering() as (queued, last):
+            for each in fd, queued:
+                socket.send_fds(theirs, [message], [each])
+                os.close(each)
+            worker._readable()
+            assert not worker.alive
+            worker._forget_channel()
+            reader.close()
+            last.close()
+        theirs.close()
+
+    with network_namespace():
+        asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_descriptors_that_come_with_a_message_that_is_none_are_closed() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -26,11 +26,15 @@ class Channel:
     Args:
         sock: the connected socket; the channel owns it from here on.
         accepted: the ``msgspec.Struct`` types that may arrive, tagged; anything else is an error.
+        dispose: closes descriptors that came with what is none of these.
     """
 
-    def __init__(self, sock: socket.socket, accepted: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, accepted: Any, dispose: Callable[[Sequence[int]], None] | None = None
+    ) -> None:
         self.sock = sock
         self._accepted = accepted
+        self._dispose = dispose or _close
 
     def fileno(self) -> int:
         """The socket's file descriptor, for a selector."""
@@ -64,10 +68,14 @@ class Channel:
         try:
             return msgspec.convert(msgpack.unpackb(data), self._accepted), fds
         except Exception:
-            for fd in fds:
-                os.close(fd)
+            self._dispose(fds)
             raise
 
     def close(self) -> None:
         """Close this end."""
         self.sock.close()
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
