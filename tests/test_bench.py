@@ -343,7 +343,9 @@ def test_the_document_has_its_schema(found: dict) -> None:
         "steal", "wait", "distance_ns", "noise", "skipped",
     }  # fmt: skip
     assert {"mpnet", "limit", "qemu", "dpdk", "python", "numba", "numpy"} <= set(environment["versions"])
-    assert environment["flags"] == {"cases": [], "peers": [], "rounds": ROUNDS, "duration": 0.1}
+    assert environment["flags"] == {
+        "cases": [], "peers": [], "rounds": ROUNDS, "duration": 0.1, "quick": False,
+    }  # fmt: skip
     named = {(result["case"], result["system"], result["unit"]) for result in found["results"]}
     assert {
         ("tx-64-flows", "dpdk", "pps"), ("tx-tso", "qemu", "Gbps"), ("rtt-interrupt-p99.9", "limit", "us"),
