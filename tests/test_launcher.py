@@ -75,7 +75,7 @@ def test_no_thread_makes_a_workers_system_calls_slower() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
     command = [sys.executable, "-c", "from tests.test_launcher import ask; print(ask())"]
     answer = subprocess.run(command, env=environment, timeout=PATIENCE, check=True, stdout=subprocess.PIPE)
-    assert answer.stdout == b"1\n"
+    assert answer.stdout.splitlines()[-1] == b"1"  # behind the log, where code is compiled first
 
 
 @contextlib.asynccontextmanager
