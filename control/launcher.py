@@ -183,6 +183,8 @@ class Launcher:
         try:
             await server.ready()
         except OSError:
+            if server is not self._server:
+                return False  # a better one took its place meanwhile, and it ended
             if code is not Code.COMPILED or self._aborted:
                 raise
             if not self._spoilt:  # others may have waited for it, too

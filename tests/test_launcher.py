@@ -242,7 +242,7 @@ def test_workers_begin_interpreted_and_those_that_follow_are_compiled() -> None:
         assert await _mode(launcher) == ("0", Code.INTERPRETED)
         while launcher.compiling is None:
             await asyncio.sleep(0.01)
-        assert str(launcher.compiling) == "1 of 2 functions"
+        assert str(launcher.compiling).startswith("1 of 2 functions, ")
         compiler.go_on.set()
         await _compiled(launcher)
         assert launcher.compiling is None
@@ -259,12 +259,31 @@ def test_what_is_compiled_already_is_loaded_at_once() -> None:
     _launch(Fake(done=True), "", test)
 
 
-def test_what_cannot_be_kept_is_compiled_in_the_server() -> None:
-    compiler = Fake(False)
+def test_a_worker_that_waits_for_a_server_whose_place_is_taken_comes_from_the_other() -> None:
+    compiler = Fake(True)
     compiler.go_on.set()
 
     async def test(launcher: Launcher) -> None:
+        waits = asyncio.create_task(_mode(launcher))
+        assert (await waits)[1] in {Code.INTERPRETED, Code.COMPILED}
+        await _compiled(launcher)
+        launcher._server, old = launcher._start({"MPNET_JIT": "0"}), launcher._server
+        server, waits = launcher._server, asyncio.create_task(_mode(launcher))
+        await asyncio.sleep(0)
+        launcher._server = old
+        server.kill()
+        assert (await waits)[1] is Code.COMPILED
+        server.close()
+
+    _launch(compiler, "", test)
+
+
+def test_what_cannot_be_kept_is_compiled_in_the_server() -> None:
+    compiler = Fake(False)
+
+    async def test(launcher: Launcher) -> None:
         assert await _mode(launcher) == ("0", Code.INTERPRETED)
+        compiler.go_on.set()
         await _compiled(launcher)
         assert await _mode(launcher) == ("1", Code.COMPILED)
 

@@ -1,5 +1,6 @@
 """io_uring from compiled code: what is written arrives, in order, and errors come back."""
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpnet.jit.memory import store_i64
 from mpnet.jit.uring import NOTHING, Uring, complete, entry, queue, submit, write_fixed
 from mpnet.jit.uring_setup import WRITE
 
@@ -67,7 +67,7 @@ def test_a_ring_writes_to_no_file_that_is_not_registered(pipe):
     with _ring(pipe[1], data) as ring:
         queue(ring.state, WRITE, pipe[1], data.ctypes.data, 1, 7)
         sqe = entry(ring.state, -1)
-        store_i64(sqe, WRITE | pipe[1] << 32)  # a plain descriptor: without the flag
+        ctypes.c_int64.from_address(sqe).value = WRITE | pipe[1] << 32  # a plain descriptor: without the flag
         assert submit(ring.state, 1, 1) == 1
         assert complete(ring.state) == 7
         assert ring.state[0].result == -errno.EACCES

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mpnet.guest import debian
 
+PARTS = ("qemu",)
+
 _SOURCE = Path(__file__).with_name("guest.c")
 _COMPILER = (
     "gcc -m32 -march=i686 -O1 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pic -fno-pie -no-pie "
