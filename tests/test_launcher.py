@@ -268,9 +268,10 @@ def test_a_worker_that_waits_for_a_server_whose_place_is_taken_comes_from_the_ot
         assert (await waits)[1] in {Code.INTERPRETED, Code.COMPILED}
         await _compiled(launcher)
         launcher._server, old = launcher._start({"MPNET_JIT": "0"}), launcher._server
+        launcher.code = Code.INTERPRETED
         server, waits = launcher._server, asyncio.create_task(_mode(launcher))
         await asyncio.sleep(0)
-        launcher._server = old
+        launcher._server, launcher.code = old, Code.COMPILED
         server.kill()
         assert (await waits)[1] is Code.COMPILED
         server.close()
