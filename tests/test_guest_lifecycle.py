@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import linux_guest, netns
+from tests.real.asked import LINUX_GUEST, real
 from tests.real.flows import Flows, expect_answers
 from tests.real.footprint import ended, expect_footprint, footprint, guest_memory
 from tests.real.release import OWN_AND_NEWEST, taken
@@ -215,6 +216,7 @@ def test_flows_outlive_mpnet(running: Running, guest: LinuxGuest) -> None:
             flows.expect_progress(interruption.__name__)
 
 
+@real(*LINUX_GUEST)
 def test_guests_come_and_go(running: Running, guest: LinuxGuest) -> None:
     """The guest's QEMU is killed, and the next starts on the same socket; it is the module's last test."""
     alive, counted = footprint(running), counters(running)
