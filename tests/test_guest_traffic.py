@@ -15,7 +15,6 @@ from mpnet.guest.linux.guest import LinuxGuest, Setup
 from mpnet.guest.linux.qemu import Machine, VhostUserNic
 from tests.real import counters, netns, vlan
 from tests.real import linux_guest as traffic
-from tests.real.release import taken
 from tests.real.running import Running, wait_until
 
 HOST = "10.79.0.1"
@@ -53,18 +52,17 @@ class Rig:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((1, False, ""), id="1-pairs"),
+        pytest.param((1, False), id="1-pairs"),
         # Kernel 7.2 counts by queue elsewhere than in ethtool -S.
-        pytest.param((4, False, ""), id="4-pairs"),
-        pytest.param((2, True, ""), id="2-packed-pairs"),
+        pytest.param((4, False), id="4-pairs"),
+        pytest.param((2, True), id="2-packed-pairs"),
     ],
 )
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     pairs: int
     packed: bool
-    pairs, packed, release = request.param
+    pairs, packed = request.param
     with (
-        taken(release),
         netns.network_namespace(),
         netns.tap(TAP, f"{HOST}/24", f"{HOST6}/64"),
         tempfile.TemporaryDirectory() as folder,
